@@ -1,0 +1,2 @@
+"""depthflux."""
+__version__ = "0.1.0"

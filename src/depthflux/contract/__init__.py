@@ -1,0 +1,67 @@
+"""The request and the prediction: the only place for the hosted API's names, defaults and ranges.
+
+    request.py      GenerationRequest: what is asked for
+    prediction.py   Prediction, Envelope: what is answered
+
+Knows nothing of models, pixels or servers.
+"""
+
+from depthflux.contract.prediction import (
+    DEMO_MODEL,
+    HOSTED_MODEL,
+    Envelope,
+    OutputFile,
+    Prediction,
+    PredictionData,
+    PredictionUrls,
+    Status,
+    format_time,
+)
+from depthflux.contract.request import (
+    DEFAULT_CONTROL_IMAGE,
+    DEFAULT_SIZE,
+    MAX_SEED,
+    MAX_SIDE,
+    MIN_SIDE,
+    RANDOM_SEED,
+    SEED_COUNT,
+    DepthNormalization,
+    Fit,
+    GenerationRequest,
+    OutputFormat,
+    Size,
+    describe_allowed,
+    field_range,
+    parameter_table,
+    parse_size,
+    unknown_field_problem,
+)
+
+__all__ = [
+    "DEFAULT_CONTROL_IMAGE",
+    "DEFAULT_SIZE",
+    "DEMO_MODEL",
+    "HOSTED_MODEL",
+    "MAX_SEED",
+    "MAX_SIDE",
+    "MIN_SIDE",
+    "RANDOM_SEED",
+    "SEED_COUNT",
+    "DepthNormalization",
+    "Envelope",
+    "Fit",
+    "GenerationRequest",
+    "OutputFile",
+    "OutputFormat",
+    "Prediction",
+    "PredictionData",
+    "PredictionUrls",
+    "Size",
+    "Status",
+    "describe_allowed",
+    "field_range",
+    "format_time",
+    "parameter_table",
+    "parse_size",
+    "unknown_field_problem",
+]

@@ -1,0 +1,326 @@
+"""The request: every field's name, default, range and description, declared once.
+
+The options of the command line, the JSON schema and the table in the README are derived from
+`GenerationRequest`, so a default or a range is changed in this file and nowhere else.
+
+Knows nothing of models or of pictures' pixels.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import numbers
+import operator
+import random
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Self, get_args, get_origin
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+    field_validator,
+)
+
+from depthflux.errors import InvalidParameterError, MissingParameterError, show
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+DEFAULT_CONTROL_IMAGE = (
+    "https://d2g64w682n9w0w.cloudfront.net/media/images/1745416716025416255_1oAHDzwr.jpg"
+)
+#: Documented by the endpoint although 1636 is beyond its own range; accepted as it stands.
+DEFAULT_SIZE = "864*1636"
+MIN_SIDE, MAX_SIDE = 512, 1536
+RANDOM_SEED = -1
+MAX_SEED = 9_999_999_999
+#: Seeds wrap round here: picture i of a request has the seed (seed + i) mod 10^10.
+SEED_COUNT = MAX_SEED + 1
+
+DepthNormalization = Literal["minmax", "bfl_raw", "percentile"]
+Fit = Literal["stretch", "cover", "contain"]
+OutputFormat = Literal["png", "jpeg", "webp"]
+
+
+class Size(NamedTuple):
+    """A picture's size in pixels."""
+
+    width: int
+    height: int
+
+    def __str__(self) -> str:
+        return f"{self.width}*{self.height}"
+
+
+def _whole_number(value: object) -> object:
+    # numpy's integers have no common base with int; bool has, and is no number a caller means.
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        return operator.index(value)
+    return value
+
+
+def _real_number(value: object) -> object:
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        return float(value)
+    return value
+
+
+WholeNumber = Annotated[int, BeforeValidator(_whole_number)]
+RealNumber = Annotated[float, BeforeValidator(_real_number)]
+
+
+class GenerationRequest(BaseModel):
+    """What is asked for: the hosted endpoint's parameters, then depthflux's own additions.
+
+    The additions are optional and leave the hosted behaviour as it is. Unknown fields are
+    refused; `from_http` drops them first, as the hosted endpoint does.
+
+    Raises:
+        MissingParameterError: there is no prompt, or an empty one.
+        InvalidParameterError: a field is unknown or out of range; the message names all of them.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, arbitrary_types_allowed=True)
+
+    prompt: str = Field(
+        description="What the picture shows, in words.",
+        json_schema_extra={"allowed": "a text that is not empty"},
+    )
+    control_image: Annotated[Any, WithJsonSchema({"type": "string"})] = Field(
+        DEFAULT_CONTROL_IMAGE,
+        description=(
+            "The picture whose depth guides the result: a path, URL, data URI or base64; "
+            "in Python also bytes, a PIL image or a numpy array."
+        ),
+        json_schema_extra={"allowed": "a path, URL, data URI, base64, bytes, PIL image or array"},
+    )
+    control_scale: RealNumber = Field(
+        1.0,
+        ge=0,
+        le=2,
+        allow_inf_nan=False,
+        description="How strongly the depth guides the result; 0 leaves the base model alone.",
+    )
+    seed: WholeNumber = Field(
+        RANDOM_SEED,
+        ge=RANDOM_SEED,
+        le=MAX_SEED,
+        description="The same seed and request give the same picture; -1 draws one at random.",
+    )
+    num_images: WholeNumber = Field(
+        1, ge=1, le=4, description="How many pictures; picture i is made with seed + i."
+    )
+    size: str = Field(
+        DEFAULT_SIZE,
+        description="The picture's size in pixels, width*height; it comes out exactly so.",
+        json_schema_extra={
+            "pattern": r"^\d+\*\d+$",
+            "allowed": f"width*height, each {MIN_SIDE} to {MAX_SIDE}, or {DEFAULT_SIZE}",
+        },
+    )
+    num_inference_steps: WholeNumber = Field(
+        28, ge=1, le=50, description="How many denoising steps; more cost more time."
+    )
+    guidance_scale: RealNumber = Field(
+        3.5,
+        ge=1,
+        le=30,
+        allow_inf_nan=False,
+        description="How closely the picture keeps to the prompt (distilled guidance).",
+    )
+    enable_safety_checker: bool = Field(
+        True, description="Withhold pictures that the safety checker flags."
+    )
+
+    preprocess_depth: bool = Field(
+        True, description="Estimate the depth; false: control_image already is a depth map."
+    )
+    invert_depth: bool = Field(
+        False, description="Turn the depth round, for a supplied map that is dark where near."
+    )
+    depth_normalization: DepthNormalization = Field(
+        "minmax", description="How relative depth becomes grey values."
+    )
+    fit: Fit = Field("stretch", description="How a control image of another shape is fitted.")
+    output_format: OutputFormat = Field("png", description="The pictures' file format.")
+    enable_base64_output: bool = Field(
+        False, description="Answer with bare base64 instead of addresses."
+    )
+    enable_sync_mode: bool = Field(
+        False, description="Over HTTP: answer once the pictures are done."
+    )
+    webhook_url: str | None = Field(
+        None, description="Over HTTP: an address that is told when the pictures are done."
+    )
+    loras: list[dict[str, Any]] = Field(
+        default_factory=list,
+        max_length=0,
+        description="Further LoRAs; none are supported yet, so only an empty list is.",
+        json_schema_extra={"allowed": "an empty list"},
+    )
+
+    def __init__(self, **fields: Any) -> None:
+        try:
+            super().__init__(**fields)
+        except ValidationError as error:
+            raise _translate(error, fields) from None
+
+    @classmethod
+    def from_http(cls, fields: Mapping[str, Any]) -> Self:
+        """A request from a JSON body; fields it does not know are ignored, as hosted.
+
+        Raises:
+            InvalidParameterError: as for the class.
+        """
+        return cls(**{name: value for name, value in fields.items() if name in cls.model_fields})
+
+    @field_validator("prompt")
+    @classmethod
+    def _prompt_is_not_empty(cls, prompt: str) -> str:
+        if not prompt.strip():
+            raise ValueError
+        return prompt
+
+    @field_validator("control_image")
+    @classmethod
+    def _control_image_is_given(cls, image: object) -> object:
+        if image is None or (isinstance(image, str | bytes) and not image):
+            raise ValueError
+        return image
+
+    @field_validator("size")
+    @classmethod
+    def _size_is_in_range(cls, size: str) -> str:
+        parse_size(size)
+        return size
+
+    @property
+    def dimensions(self) -> Size:
+        """The picture's size in pixels."""
+        return parse_size(self.size)
+
+    def with_seed_drawn(self) -> Self:
+        """The same request with its seed fixed: -1 becomes a random one in 0..9999999999."""
+        if self.seed != RANDOM_SEED:
+            return self
+        return self.model_copy(update={"seed": random.SystemRandom().randrange(SEED_COUNT)})
+
+    def picture_seeds(self) -> list[int]:
+        """The seed of each picture: (seed + i) mod 10^10. The seed must have been drawn."""
+        return [(self.seed + index) % SEED_COUNT for index in range(self.num_images)]
+
+    def fields(self) -> dict[str, Any]:
+        """Every field but the control image, as JSON values."""
+        return self.model_dump(mode="json", exclude={"control_image"})
+
+
+def parse_size(size: str) -> Size:
+    """Read `width*height`.
+
+    Raises:
+        InvalidParameterError: it has another form, or a side outside 512 to 1536 pixels
+            (the documented default 864*1636 is taken as it is).
+    """
+    match = re.fullmatch(r"(\d{1,6})\*(\d{1,6})", size, flags=re.ASCII)
+    if match is None:
+        other = re.fullmatch(r"\s*(\d{1,6})\s*[xX×*,]\s*(\d{1,6})\s*", size)
+        hint = f"; write {int(other[1])}*{int(other[2])}" if other else ""
+        raise _size_error(size, f"is not of the form width*height{hint}")
+    width, height = int(match[1]), int(match[2])
+    if size == DEFAULT_SIZE:
+        return Size(width, height)
+    for name, side in (("width", width), ("height", height)):
+        if not MIN_SIDE <= side <= MAX_SIDE:
+            raise _size_error(size, f"has {name} {side}")
+    return Size(width, height)
+
+
+def _size_error(size: str, reason: str) -> InvalidParameterError:
+    allowed = describe_allowed("size")
+    return InvalidParameterError(
+        f"size={show(size)} {reason}; allowed: {allowed}.", field="size", value=size, allowed=allowed
+    )
+
+
+# What is allowed, in words ---------------------------------------------------------------------
+
+
+def describe_allowed(name: str) -> str:
+    """What a field of the request takes, in words, derived from its declaration."""
+    field = GenerationRequest.model_fields[name]
+    extra = field.json_schema_extra
+    if isinstance(extra, dict) and "allowed" in extra:
+        return str(extra["allowed"])
+    if get_origin(field.annotation) is Literal:
+        return "one of " + ", ".join(get_args(field.annotation))
+    low, high = field_range(field)
+    kind = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}.get(
+        field.annotation if isinstance(field.annotation, type) else str, "a text"
+    )
+    return kind if low is None else f"{kind} from {low} to {high}"
+
+
+def field_range(field: FieldInfo) -> tuple[float | None, float | None]:
+    """The lowest and highest value of a numeric field, None where there is no limit."""
+    low = next((m.ge for m in field.metadata if getattr(m, "ge", None) is not None), None)
+    high = next((m.le for m in field.metadata if getattr(m, "le", None) is not None), None)
+    return low, high
+
+
+def parameter_table() -> str:
+    """The request's fields as the Markdown table that the README shows."""
+    lines = ["| field | default | allowed | what it does |", "|---|---|---|---|"]
+    for name, field in GenerationRequest.model_fields.items():
+        if field.is_required():
+            default = "required"
+        elif name == "control_image":
+            default = "the hosted endpoint's example"
+        else:
+            default = f"`{json.dumps(field.get_default(call_default_factory=True))}`"
+        allowed = describe_allowed(name).replace("*", r"\*").replace("|", r"\|")
+        lines.append(f"| `{name}` | {default} | {allowed} | {field.description} |")
+    return "\n".join(lines) + "\n"
+
+
+def unknown_field_problem(name: str, known: list[str]) -> str:
+    """One line about an unknown name, with the nearest known one where there is one."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(known)}."
+    return f"{name}: there is no such field{hint}"
+
+
+def _translate(error: ValidationError, fields: Mapping[str, Any]) -> InvalidParameterError:
+    """All of pydantic's findings as one error of ours, the first one's field in front."""
+    problems: list[str] = []
+    first: dict[str, Any] = {}
+    missing = True
+    for finding in error.errors(include_url=False):
+        name = str(finding["loc"][0])
+        value = fields.get(name)
+        if finding["type"] == "extra_forbidden":
+            known = list(GenerationRequest.model_fields)
+            problem, allowed = unknown_field_problem(name, known), ", ".join(known)
+        else:
+            allowed = describe_allowed(name)
+            problem = _problem(name, value, allowed, absent=name not in fields)
+            cause = finding.get("ctx", {}).get("error")
+            if isinstance(cause, InvalidParameterError):
+                problem = str(cause)
+        missing = missing and name == "prompt" and not str(value or "").strip()
+        if problem not in problems:
+            problems.append(problem)
+        first = first or {"field": name, "value": value, "allowed": allowed}
+    kind = MissingParameterError if missing else InvalidParameterError
+    return kind(" ".join(problems), problems=tuple(problems), **first)
+
+
+def _problem(name: str, value: object, allowed: str, *, absent: bool) -> str:
+    if absent:
+        return f"{name}: is required; allowed: {allowed}."
+    return f"{name}={show(value)} is not allowed; allowed: {allowed}."

@@ -1,0 +1,82 @@
+"""Writing files so that they are either whole or not there.
+
+Every file that depthflux leaves behind passes through `write_atomically`. The module knows
+nothing of what is in the files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+from depthflux.errors import OutputError
+
+#: Read size for hashing; larger ones are no faster from an SSD and cost memory.
+HASH_CHUNK_BYTES = 1 << 20
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and its parents, or say why that cannot be.
+
+    Raises:
+        OutputError: a part of the path is a file, or it may not be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK | os.X_OK)
+    except OSError as error:
+        raise _refused(folder, error.strerror or str(error)) from error
+    if not writable:
+        raise _refused(folder, "no permission to write there")
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all: a temporary file beside it, flushed, then renamed.
+
+    Raises:
+        OutputError: the folder is missing or may not be written, or the disk is full.
+    """
+    temporary: str | None = None
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes files private; results get the permissions any new file would have.
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        raise _refused(path, error.strerror or str(error)) from error
+    except BaseException:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def sha256_of_file(path: Path) -> str:
+    """The sha256 of a file's bytes, 64 hexadecimal digits, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(HASH_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+def _refused(path: Path, reason: str) -> OutputError:
+    return OutputError(
+        f"cannot write {path}: {reason}; name a folder you may write to with --out.",
+        field="out",
+        value=str(path),
+        allowed="a folder that may be written",
+    )
