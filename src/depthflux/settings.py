@@ -75,7 +75,7 @@ class EngineSettings(BaseModel):
         32 * 2**20, ge=1024, description="Largest control image accepted, in bytes."
     )
     max_image_pixels: int = Field(
-        64_000_000, ge=1, description="Largest control image accepted, in pixels."
+        2**26, ge=1, description="Largest control image accepted, in pixels."
     )
     fetch_timeout_s: float = Field(
         30.0, gt=0, le=600, description="Longest time that fetching a control image may take."

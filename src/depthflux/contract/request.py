@@ -23,6 +23,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     WithJsonSchema,
     field_validator,
 )
@@ -142,7 +143,7 @@ class GenerationRequest(BaseModel):
         True, description="Estimate the depth; false: control_image already is a depth map."
     )
     invert_depth: bool = Field(
-        False, description="Turn the depth round, for a supplied map that is dark where near."
+        False, description="The supplied depth map is dark where near; turn it round."
     )
     depth_normalization: DepthNormalization = Field(
         "minmax", description="How relative depth becomes grey values."
@@ -199,6 +200,20 @@ class GenerationRequest(BaseModel):
     def _size_is_in_range(cls, size: str) -> str:
         parse_size(size)
         return size
+
+    @field_validator("invert_depth")
+    @classmethod
+    def _only_a_supplied_map_is_inverted(cls, invert: bool, info: ValidationInfo) -> bool:
+        if invert and info.data.get("preprocess_depth", True):
+            allowed = "true only together with preprocess_depth=false"
+            raise InvalidParameterError(
+                "invert_depth=True turns a supplied depth map round, but the depth is estimated "
+                f"here; allowed: {allowed}.",
+                field="invert_depth",
+                value=True,
+                allowed=allowed,
+            )
+        return invert
 
     @property
     def dimensions(self) -> Size:

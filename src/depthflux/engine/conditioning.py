@@ -1,0 +1,157 @@
+"""Everything that does not depend on the latents, computed once before the loop.
+
+The prompt's embeddings, the control image's latent distribution, the tokens' places, the guidance
+and the schedule are the same in every step and for every picture of a request.
+
+Knows nothing of noise or steps taken.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from depthflux.engine.latents import image_ids
+from depthflux.model.loading import Model
+
+
+@dataclass(frozen=True)
+class PromptEmbedding:
+    """A prompt as the transformer reads it.
+
+    Attributes:
+        tokens: T5's hidden states, [1, T, joint width]; T is 512 for FLUX.
+        pooled: CLIP's pooled vector, [1, pooled width].
+        cut: what did not fit into T tokens, empty where all did.
+    """
+
+    tokens: torch.Tensor
+    pooled: torch.Tensor
+    cut: str
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What one request's denoising is conditioned on.
+
+    Attributes:
+        prompt: the prompt's embeddings.
+        control: distribution of the control image's latents, [1, C, h, w]; a picture's own seed
+            draws from it, so it is kept rather than one sample.
+        text_ids: places of the text tokens, [T, 3], all zero.
+        image_ids: places of the image tokens, [S, 3].
+        guidance: the guidance scale, float32 [1], None for a model without such an input.
+        sigmas: noise levels before the shift, float64 [steps], from 1 to 1/steps.
+        shift: the schedule's shift mu for this many tokens.
+        height: latent rows h.
+        width: latent columns w.
+    """
+
+    prompt: PromptEmbedding
+    control: Any
+    text_ids: torch.Tensor
+    image_ids: torch.Tensor
+    guidance: torch.Tensor | None
+    sigmas: np.ndarray
+    shift: float
+    height: int
+    width: int
+
+
+def encode_prompt(model: Model, prompt: str) -> PromptEmbedding:
+    """Encode a prompt with both text encoders, padded to the model's full length.
+
+    What exceeds T5's length is cut and told in `cut`; CLIP sees its first 77 tokens only, by
+    FLUX's design, and that is not told.
+    """
+    device = model.placement.device
+    clip_ids = _tokenize(model.tokenizer, prompt, model.tokenizer.model_max_length)
+    pooled = model.text_encoder(clip_ids.to(device), output_hidden_states=False).pooler_output
+    t5_ids = _tokenize(model.tokenizer_2, prompt, model.max_prompt_tokens)
+    tokens = model.text_encoder_2(t5_ids.to(device), output_hidden_states=False)[0]
+    return PromptEmbedding(tokens, pooled, _cut_text(model, prompt))
+
+
+def encode_control(model: Model, control: np.ndarray) -> Any:
+    """Encode the control image to the distribution of its latents.
+
+    Args:
+        model: whose VAE encodes.
+        control: float32 [H, W], near = 1 and far = -1 (unbounded for `bfl_raw`).
+
+    Returns:
+        diffusers' DiagonalGaussianDistribution over [1, C, h, w], in the VAE's own latent scale.
+    """
+    # The three channels are copies laid out one after another: a broadcast view or channels-last
+    # strides would take another convolution kernel and other last bits than diffusers' pipeline.
+    pixels = torch.from_numpy(control)[None, None].repeat(1, 3, 1, 1).contiguous()
+    pixels = pixels.to(device=model.placement.device, dtype=model.placement.dtype)
+    return model.vae.encode(pixels).latent_dist
+
+
+def prepare_constants(
+    model: Model,
+    prompt: PromptEmbedding,
+    control: Any,
+    *,
+    steps: int,
+    guidance_scale: float,
+) -> Conditioning:
+    """Put together what stays the same over all steps and pictures of a request."""
+    device, dtype = model.placement.device, model.placement.dtype
+    height, width = control.mean.shape[-2:]
+    guidance = None
+    if model.transformer.config.guidance_embeds:
+        guidance = torch.full([1], guidance_scale, device=device, dtype=torch.float32)
+    places = image_ids(height, width)
+    return Conditioning(
+        prompt=prompt,
+        control=control,
+        text_ids=torch.zeros(prompt.tokens.shape[1], 3, device=device, dtype=dtype),
+        image_ids=places.to(device=device, dtype=dtype),
+        guidance=guidance,
+        sigmas=np.linspace(1.0, 1 / steps, steps),
+        shift=schedule_shift(model.scheduler.config, tokens=len(places)),
+        height=height,
+        width=width,
+    )
+
+
+def schedule_shift(config: Any, *, tokens: int) -> float:
+    """The shift mu of the noise schedule: linear in the number of image tokens.
+
+    Larger pictures keep more of their structure at the same noise level, so their schedule spends
+    more steps at high noise. Source: Esser et al., arXiv:2403.03206, section 5.3.2; FLUX.1-dev's
+    scheduler_config.json has 0.5 at 256 tokens and 1.15 at 4096.
+    """
+    low, high = config["base_image_seq_len"], config["max_image_seq_len"]
+    slope = (config["max_shift"] - config["base_shift"]) / (high - low)
+    # In this order of operations, since the reference promises diffusers' last bit.
+    return float(tokens * slope + (config["base_shift"] - slope * low))
+
+
+def _tokenize(tokenizer: Any, prompt: str, length: int) -> torch.Tensor:
+    """Token ids, int64 [1, length]: cut and padded."""
+    ids = tokenizer(
+        [prompt], padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+    ).input_ids
+    return torch.as_tensor(ids)
+
+
+def _cut_text(model: Model, prompt: str) -> str:
+    """The end of a prompt that is beyond the model's T5 length; empty where all of it fits."""
+    # transformers warns about a long prompt by itself; what happens to it is said in the record.
+    logger = logging.getLogger("transformers.tokenization_utils_base")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        ids = model.tokenizer_2([prompt], padding=False).input_ids[0]
+    finally:
+        logger.setLevel(level)
+    if len(ids) <= model.max_prompt_tokens:
+        return ""
+    return str(model.tokenizer_2.decode(ids[model.max_prompt_tokens - 1 : -1]))
