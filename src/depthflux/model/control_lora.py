@@ -30,6 +30,8 @@ from safetensors.torch import load_file
 from depthflux.errors import LoraMismatchError, WeightsCorruptError
 
 ADAPTER = "control"
+#: The linear that the control's latents enter by, next to the picture's.
+INPUT_EMBEDDER = "x_embedder"
 
 
 @dataclass
@@ -97,7 +99,6 @@ def attach_control_lora(components: Mapping[str, Any], path: Path) -> ControlLor
         LoraMismatchError: its tensors do not fit the transformer, or it is no control LoRA.
     """
     transformer = components["transformer"]
-    channels = transformer.config.in_channels
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
@@ -107,16 +108,50 @@ def attach_control_lora(components: Mapping[str, Any], path: Path) -> ControlLor
         raise WeightsCorruptError(f"{path} has non-finite numbers in {', '.join(broken)}.")
     pipeline = FluxControlPipeline(**components)
     try:
-        pipeline.load_lora_weights(tensors, adapter_name=ADAPTER)
+        tensors = pipeline.lora_state_dict(tensors)  # into diffusers' names and layout
+        problems = _tensor_problems(transformer, tensors)
+        if not problems:
+            pipeline.load_lora_weights(tensors, adapter_name=ADAPTER)
     except (ValueError, RuntimeError, KeyError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise LoraMismatchError(f"{path} does not fit the transformer: {reason}.") from error
-    if transformer.config.in_channels != 2 * channels:
+        problems = [str(error).strip().splitlines()[0]]
+    if problems:
         raise LoraMismatchError(
-            f"{path} is no control LoRA: it leaves the transformer's input at {channels} channels.",
-            fix="Use FLUX.1-Depth-dev-lora.",
+            f"{path} does not fit the transformer as a control LoRA: {'; '.join(problems)}.",
+            fix="Use FLUX.1-Depth-dev-lora with FLUX.1-dev.",
         )
     return ControlLora(path, _take_out_of_forward_path(transformer))
+
+
+def _tensor_problems(
+    transformer: torch.nn.Module, tensors: Mapping[str, torch.Tensor]
+) -> list[str]:
+    """Everything about a LoRA's tensors that does not fit; diffusers would drop it with a warning.
+
+    Args:
+        transformer: not yet grown for the control.
+        tensors: in diffusers' names, `transformer.<linear>.lora_A.weight` [rank, in] and
+            `.lora_B.weight` [out, rank] and `.lora_B.bias` [out], and q/k norms' weights.
+    """
+    linears = {n: m for n, m in transformer.named_modules() if isinstance(m, torch.nn.Linear)}
+    parameters = dict(transformer.named_parameters())
+    problems = [] if f"transformer.{INPUT_EMBEDDER}.lora_A.weight" in tensors else [
+        f"it has nothing for {INPUT_EMBEDDER}, so it takes no control image"
+    ]
+    for key, tensor in tensors.items():
+        name, _, part = key.removeprefix("transformer.").partition(".lora_")
+        if part and name in linears:
+            linear = linears[name]
+            width = linear.in_features * (2 if name == INPUT_EMBEDDER else 1)
+            fits = {
+                "A.weight": tensor.ndim == 2 and tensor.shape[1] == width,
+                "B.weight": tensor.ndim == 2 and tensor.shape[0] == linear.out_features,
+                "B.bias": tensor.shape == (linear.out_features,),
+            }.get(part, False)
+        else:
+            fits = not part and name in parameters and tensor.shape == parameters[name].shape
+        if not fits:
+            problems.append(f"{key} {list(tensor.shape)} fits nothing there")
+    return problems
 
 
 def _take_out_of_forward_path(transformer: torch.nn.Module) -> dict[str, _FusedLayer]:

@@ -17,7 +17,7 @@ PROMPT = "a red sphere on a green floor, white sky"
 
 
 def oracle_pipeline(folder: Path, lora_scale: float) -> FluxControlPipeline:
-    pipeline = FluxControlPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipeline = FluxControlPipeline.from_pretrained(folder, dtype=torch.float32)
     pipeline.load_lora_weights(load_file(folder / "control_lora.safetensors"))
     pipeline.fuse_lora(lora_scale=lora_scale)
     pipeline.set_progress_bar_config(disable=True)

@@ -16,7 +16,7 @@ from depthflux.model.control_lora import attach_control_lora
 
 
 def bare_pipeline(folder: Path, dtype: torch.dtype = torch.float32) -> FluxControlPipeline:
-    return FluxControlPipeline.from_pretrained(folder, torch_dtype=dtype)
+    return FluxControlPipeline.from_pretrained(folder, dtype=dtype)
 
 
 def weights(transformer: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -130,8 +130,20 @@ def test_a_lora_of_another_width_is_refused(miniature_8x: Path, tmp_path: Path) 
     }
     save_file(wide, tmp_path / "wide.safetensors")
 
-    with pytest.raises(LoraMismatchError, match="does not fit the transformer"):
+    with pytest.raises(LoraMismatchError, match="does not fit the transformer") as caught:
         attach_control_lora(bare_pipeline(miniature_8x).components, tmp_path / "wide.safetensors")
+
+    factors = [name for name in wide if "lora_A" in name]
+    assert all(name in str(caught.value) for name in factors), "every misfit is listed"
+
+
+def test_a_lora_for_other_modules_is_refused(miniature_8x: Path, tmp_path: Path) -> None:
+    tensors = load_file(miniature_8x / "control_lora.safetensors")
+    tensors["transformer.blocks.9.lora_A.weight"] = torch.ones(4, 8)
+    save_file(tensors, tmp_path / "other.safetensors")
+
+    with pytest.raises(LoraMismatchError, match=r"blocks\.9\.lora_A"):
+        attach_control_lora(bare_pipeline(miniature_8x).components, tmp_path / "other.safetensors")
 
 
 def test_a_lora_without_the_controls_channels_is_refused(
@@ -141,7 +153,7 @@ def test_a_lora_without_the_controls_channels_is_refused(
     plain = {name: tensor for name, tensor in tensors.items() if ".x_embedder." not in name}
     save_file(plain, tmp_path / "plain.safetensors")
 
-    with pytest.raises(LoraMismatchError, match="is no control LoRA"):
+    with pytest.raises(LoraMismatchError, match="takes no control image"):
         attach_control_lora(bare_pipeline(miniature_8x).components, tmp_path / "plain.safetensors")
 
 
