@@ -189,7 +189,7 @@ def _configs_folder() -> Path:
 
 
 def _read_environment(environment: Mapping[str, str]) -> dict[str, Any]:
-    """Settings among the variables; `true`, numbers and `null` are read as JSON, the rest as text."""
+    """Settings among the variables: `true`, numbers and `null` read as JSON, the rest as text."""
     found: dict[str, Any] = {}
     for variable, text in environment.items():
         name = variable.removeprefix(ENVIRONMENT_PREFIX)

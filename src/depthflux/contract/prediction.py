@@ -154,6 +154,7 @@ class Prediction:
         before = (self._saved, self._saved_envelope)
         paths = [folder / f"{self.id}-{i}.{f.extension}" for i, f in enumerate(self.files)]
         document = folder / f"{self.id}.json"
+        new = [path for path in [*paths, document] if not path.exists()]
         try:
             for path, file in zip(paths, self.files, strict=True):
                 write_atomically(path, file.data)
@@ -163,7 +164,8 @@ class Prediction:
             write_atomically(document, (json.dumps(envelope, indent=2) + "\n").encode())
         except BaseException:
             self._saved, self._saved_envelope = before
-            for path in [*paths, document]:
+            # What an earlier save of this prediction left here is good and stays.
+            for path in new:
                 path.unlink(missing_ok=True)
             raise
         return envelope

@@ -59,17 +59,15 @@ class Size(NamedTuple):
         return f"{self.width}*{self.height}"
 
 
-def _whole_number(value: object) -> object:
+def _whole_number(value: Any) -> Any:
     # numpy's integers have no common base with int; bool has, and is no number a caller means.
-    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
-        return operator.index(value)
-    return value
+    is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    return operator.index(value) if is_whole else value
 
 
-def _real_number(value: object) -> object:
-    if isinstance(value, numbers.Real) and not isinstance(value, bool):
-        return float(value)
-    return value
+def _real_number(value: Any) -> Any:
+    is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return float(value) if is_real else value
 
 
 WholeNumber = Annotated[int, BeforeValidator(_whole_number)]
@@ -87,7 +85,9 @@ class GenerationRequest(BaseModel):
         InvalidParameterError: a field is unknown or out of range; the message names all of them.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, arbitrary_types_allowed=True
+    )
 
     prompt: str = Field(
         description="What the picture shows, in words.",
@@ -259,7 +259,10 @@ def parse_size(size: str) -> Size:
 def _size_error(size: str, reason: str) -> InvalidParameterError:
     allowed = describe_allowed("size")
     return InvalidParameterError(
-        f"size={show(size)} {reason}; allowed: {allowed}.", field="size", value=size, allowed=allowed
+        f"size={show(size)} {reason}; allowed: {allowed}.",
+        field="size",
+        value=size,
+        allowed=allowed,
     )
 
 

@@ -23,7 +23,7 @@ import depthflux
 from depthflux.canvas import Canvas
 from depthflux.contract import GenerationRequest, format_time
 from depthflux.errors import InvalidParameterError, UnreadableImageError
-from depthflux.images import SourceImage
+from depthflux.images import MAX_EMBEDDED_IMAGE_BYTES, ReadLimits, SourceImage, read_image
 from depthflux.model.placement import device_name
 
 RECORD_VERSION = 1
@@ -43,12 +43,15 @@ NOT_RECORDED = ("enable_sync_mode", "enable_base64_output", "webhook_url")
 
 
 def describe_source(source: SourceImage, *, embed: bool) -> dict[str, Any]:
-    """The control image for the record: its sha256 and, unless switched off, its bytes."""
+    """The control image for the record: its sha256 and, unless switched off, its bytes.
+
+    Bytes beyond what a record can hold are left out, too; a replay then has to be given the image.
+    """
     described: dict[str, Any] = {
         "sha256": source.sha256,
         "media_type": source.media_type,
     }
-    if embed:
+    if embed and len(source.data) <= MAX_EMBEDDED_IMAGE_BYTES:
         described["base64"] = base64.b64encode(source.data).decode("ascii")
     return described
 
@@ -162,7 +165,7 @@ def differences(recorded: Mapping[str, Any], present: Mapping[str, Any]) -> list
     return lines
 
 
-def _recorded_image(source: Mapping[str, Any]) -> bytes:
+def _recorded_image(source: Mapping[str, Any]) -> SourceImage:
     if "base64" not in source:
         raise InvalidParameterError(
             "control_image: the record has no control image inside; give the one whose sha256 is "
@@ -171,11 +174,20 @@ def _recorded_image(source: Mapping[str, Any]) -> bytes:
             allowed="the control image of the recorded picture",
         )
     try:
-        return base64.b64decode(source["base64"], validate=True)
+        data = base64.b64decode(source["base64"], validate=True)
     except binascii.Error as error:
         raise UnreadableImageError(
             f"control_image: the one inside the record is damaged: {error}.", field="control_image"
         ) from error
+    # It was within the limits of the run that recorded it, as a file that may have been smaller.
+    image = read_image(data, limits=ReadLimits(max_bytes=MAX_EMBEDDED_IMAGE_BYTES))
+    if image.sha256 != source.get("sha256"):
+        raise UnreadableImageError(
+            "control_image: the one inside the record has another sha256 than the record says; "
+            "give the control image with --control-image.",
+            field="control_image",
+        )
+    return image
 
 
 def _bad_record(reason: str) -> InvalidParameterError:

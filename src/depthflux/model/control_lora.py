@@ -83,7 +83,7 @@ class ControlLora:
         self.scale = scale
 
     def delta_weight(self, name: str) -> torch.Tensor:
-        """peft's own delta of one linear at the present scale, [out, in]."""
+        """Peft's own delta of one linear at the present scale, [out, in]."""
         return self.layers[name].lora.get_delta_weight(ADAPTER)
 
 
@@ -134,9 +134,11 @@ def _tensor_problems(
     """
     linears = {n: m for n, m in transformer.named_modules() if isinstance(m, torch.nn.Linear)}
     parameters = dict(transformer.named_parameters())
-    problems = [] if f"transformer.{INPUT_EMBEDDER}.lora_A.weight" in tensors else [
-        f"it has nothing for {INPUT_EMBEDDER}, so it takes no control image"
-    ]
+    problems = (
+        []
+        if f"transformer.{INPUT_EMBEDDER}.lora_A.weight" in tensors
+        else [f"it has nothing for {INPUT_EMBEDDER}, so it takes no control image"]
+    )
     for key, tensor in tensors.items():
         name, _, part = key.removeprefix("transformer.").partition(".lora_")
         if part and name in linears:

@@ -116,7 +116,7 @@ def _load_module(
     try:
         with accelerate.init_empty_weights():
             module = kind.from_config(kind.load_config(folder))
-    except (ValueError, TypeError, KeyError, EnvironmentError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise WeightsCorruptError(f"{folder}/config.json does not fit: {error}.") from error
     shards = files.component_files(component)
     problems = _tensor_problems(module, shards)
@@ -154,7 +154,7 @@ def _tensor_problems(module: torch.nn.Module, shards: list[Path]) -> list[str]:
 
 
 def _load_text_encoder(kind: type[Any], folder: Path, placement: Placement) -> torch.nn.Module:
-    """A transformers module; transformers renames old checkpoints' keys, so it loads them itself."""
+    """A transformers module; it loads itself, since it renames old checkpoints' keys."""
     try:
         module, report = kind.from_pretrained(
             folder,
@@ -167,7 +167,9 @@ def _load_text_encoder(kind: type[Any], folder: Path, placement: Placement) -> t
     except (SafetensorError, RuntimeError, ValueError, TypeError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise WeightsCorruptError(f"{folder} cannot be loaded: {reason}.") from error
-    problems = sorted(map(str, report["missing_keys"])) + sorted(map(str, report["mismatched_keys"]))
+    problems = sorted(map(str, report["missing_keys"])) + sorted(
+        map(str, report["mismatched_keys"])
+    )
     if problems:
         raise WeightsCorruptError(
             f"{folder} does not fit its config.json: missing or misshapen {', '.join(problems)}."

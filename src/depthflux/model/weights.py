@@ -29,7 +29,7 @@ CONTROL_LORA_FILES = (
 )
 ESTIMATOR_FOLDERS = ("depth_estimator", "Depth-Anything-V2-Small-hf")
 
-#: Each component's folder and the stem of its weight files, as diffusers and transformers name them.
+#: Each component's folder and the stem of its weight files, as diffusers and transformers have it.
 COMPONENT_WEIGHTS = {
     "text_encoder": "model",
     "text_encoder_2": "model",

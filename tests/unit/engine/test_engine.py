@@ -31,9 +31,7 @@ def test_several_pictures_equal_single_requests_with_the_following_seeds(
     assert not np.array_equal(pixels(three)[0], pixels(three)[1])
 
 
-def test_seeds_wrap_round_at_ten_to_the_ten(
-    engine_8x: depthflux.Engine, room: Image.Image
-) -> None:
+def test_seeds_wrap_round_at_ten_to_the_ten(engine_8x: depthflux.Engine, room: Image.Image) -> None:
     last = engine_8x.generate(
         **SMALL | {"seed": 9_999_999_999, "num_images": 2}, control_image=room
     )

@@ -1,0 +1,35 @@
+"""Source images in, finished pictures out: safely, exactly, and without the private parts.
+
+    limits      how much is accepted, and how far a fetch may go
+    source      read_image: whatever a caller gives → RGB pixels
+    text        is a text a URL, a data URI, base64 or a path?
+    fetch       a URL → bytes, without reaching into private networks
+    pixels      any mode or dtype → uint8 sRGB, 16-bit grey
+    encode      pixels → PNG, JPEG, WebP
+    record      the JSON document inside a picture
+    formats     which format some bytes are; container, png, jpeg, webp, exif, packing below it
+
+Knows nothing of depth, models or requests.
+"""
+
+from depthflux.images.container import EXTENSIONS, MEDIA_TYPES, PictureFormat
+from depthflux.images.encode import encode_image
+from depthflux.images.limits import DEFAULT_LIMITS, ReadLimits
+from depthflux.images.packing import MAX_RECORD_BYTES
+from depthflux.images.record import MAX_EMBEDDED_IMAGE_BYTES, embed, read_record
+from depthflux.images.source import SourceImage, read_image
+
+__all__ = [
+    "DEFAULT_LIMITS",
+    "EXTENSIONS",
+    "MAX_EMBEDDED_IMAGE_BYTES",
+    "MAX_RECORD_BYTES",
+    "MEDIA_TYPES",
+    "PictureFormat",
+    "ReadLimits",
+    "SourceImage",
+    "embed",
+    "encode_image",
+    "read_image",
+    "read_record",
+]

@@ -1,0 +1,289 @@
+"""A URL → the bytes behind it, for URLs that strangers choose.
+
+Follows redirects by hand, so that every hop is judged like the first; connects to an address that
+was judged, not to a name that may answer differently the next time; and bounds bytes and time.
+Does not know what the bytes are. No message of it contains a query string or a password, which is
+also why errors of httpx, which hold the whole URL, are not kept as causes.
+"""
+
+from __future__ import annotations
+
+import http
+import ipaddress
+import socket
+import ssl
+import threading
+import time
+from types import TracebackType
+from typing import Any
+from urllib.parse import urljoin
+
+import httpx
+
+from depthflux.errors import ImageFetchError, show
+from depthflux.images.addresses import Resolver, approved_addresses, resolve
+from depthflux.images.container import PictureProblemError
+from depthflux.images.limits import ReadLimits, megabytes
+from depthflux.images.url import Target, parse_url, shown_url
+
+__all__ = ["fetch", "shown_url"]
+
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_HEADERS = {
+    "Accept": "image/png, image/jpeg, image/webp",
+    # Nothing has to be unpacked, so nothing can unpack to more than it was.
+    "Accept-Encoding": "identity",
+    "Connection": "close",
+    # Some hosts refuse clients without a name.
+    "User-Agent": "depthflux",
+}
+
+
+def fetch(
+    url: str,
+    *,
+    limits: ReadLimits,
+    field: str = "control_image",
+    resolver: Resolver = resolve,
+    tls: ssl.SSLContext | None = None,
+) -> bytes:
+    """Get the bytes of a URL.
+
+    Args:
+        url: http or https, without user name or password.
+        limits: bytes, times, redirects, and whether private addresses are allowed.
+        field: the request field it was given for, named in errors.
+        resolver: turns names into addresses, once for each hop.
+        tls: what certificates are trusted; None = certifi's, whatever the environment says.
+
+    Raises:
+        ImageFetchError: the URL is refused, unreachable, too slow, too large, or answers with
+            anything but 200.
+    """
+    try:
+        with _Deadline(limits.total_timeout_s) as deadline:
+            return _Fetch(limits, deadline, resolver, tls).follow(url.strip())
+    except PictureProblemError as problem:
+        shown = show(shown_url(url))
+        advice = f"; {problem.advice}" if problem.advice else ""
+        raise ImageFetchError(
+            f"{field}={shown}: {problem}{advice}.",
+            field=field,
+            value=shown_url(url),
+            allowed="a public http or https URL of a PNG, JPEG or WebP picture",
+        ) from None
+
+
+class _Redirect:
+    """An answer that says to look elsewhere."""
+
+    def __init__(self, location: str) -> None:
+        self.location = location
+
+
+class _Deadline:
+    """The end of a fetch, kept even against a server that sends one byte now and then.
+
+    Time limits of sockets begin anew with each byte, so when the time is up a timer shuts the
+    connection down, which ends any read that waits on it.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.expired = False
+        self._end = time.monotonic() + seconds
+        self._timer = threading.Timer(seconds, self._expire)
+        self._timer.daemon = True
+        self._lock = threading.Lock()
+        self._connections: list[socket.socket] = []
+
+    def __enter__(self) -> _Deadline:
+        self._timer.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._timer.cancel()
+        with self._lock:
+            for connection in self._connections:
+                connection.close()
+            self._connections.clear()
+
+    @property
+    def remaining_s(self) -> float:
+        """Seconds left, never 0, which sockets would take for "do not wait"."""
+        return max(self._end - time.monotonic(), 0.001)
+
+    def watch(self, event: str, info: dict[str, Any]) -> None:
+        """Take note of each new connection; httpx calls this as its "trace" extension."""
+        if event != "connection.connect_tcp.complete":
+            return
+        # A duplicate, since TLS takes the original's descriptor away.
+        connection = info["return_value"].get_extra_info("socket").dup()
+        with self._lock:
+            self._connections.append(connection)
+        if self.expired:
+            self._expire()
+
+    def check(self) -> None:
+        """Raise when the time is up."""
+        if self.expired or time.monotonic() > self._end:
+            raise PictureProblemError(
+                f"the fetch took longer than {self.seconds:g} s", "use a faster host"
+            )
+
+    def _expire(self) -> None:
+        self.expired = True
+        with self._lock:
+            for connection in self._connections:
+                try:
+                    connection.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    continue  # closed by the other side already
+
+
+class _Fetch:
+    """One fetch with all its hops."""
+
+    def __init__(
+        self,
+        limits: ReadLimits,
+        deadline: _Deadline,
+        resolver: Resolver,
+        tls: ssl.SSLContext | None,
+    ) -> None:
+        self._limits = limits
+        self._deadline = deadline
+        self._resolver = resolver
+        self._tls = tls
+
+    def follow(self, url: str) -> bytes:
+        """The bytes at the end of the redirects."""
+        for _ in range(self._limits.max_redirects + 1):
+            answer = self._hop(parse_url(url))
+            if isinstance(answer, bytes):
+                return answer
+            try:
+                url = urljoin(url, answer.location)
+            except ValueError:
+                raise PictureProblemError("the server redirects to no URL") from None
+        raise PictureProblemError(
+            f"the server redirects more than {self._limits.max_redirects} times",
+            "use the URL it ends at",
+        )
+
+    def _hop(self, target: Target) -> bytes | _Redirect:
+        """Ask one host: the first of its addresses that accepts a connection."""
+        addresses = approved_addresses(
+            target.host,
+            target.port,
+            resolver=self._resolver,
+            allow_private=self._limits.allow_private_addresses,
+            timeout_s=min(self._limits.connect_timeout_s, self._deadline.remaining_s),
+        )
+        reason = ""
+        for address in addresses:
+            try:
+                return self._get(target, address)
+            except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+                reason = _reason(error)
+                self._deadline.check()
+            except (httpx.HTTPError, httpx.InvalidURL) as error:
+                self._deadline.check()
+                raise PictureProblemError(
+                    f"the connection to {target.host} failed ({_reason(error)})", "try again"
+                ) from None
+        raise PictureProblemError(
+            f"the host {target.host} cannot be reached ({reason})", "check the URL and the network"
+        )
+
+    def _get(self, target: Target, address: str) -> bytes | _Redirect:
+        request = httpx.Request(
+            "GET",
+            target.at(address),
+            headers={**_HEADERS, "Host": target.authority},
+            extensions=self._extensions(target),
+        )
+        # The transport and not a client: no cookies, no proxies, no redirects, and no log line
+        # with the whole URL. One for each hop, so that no connection is used for another name.
+        with httpx.HTTPTransport(verify=self._context(target), trust_env=False) as transport:
+            response = transport.handle_request(request)
+            try:
+                return self._read(response)
+            finally:
+                response.close()
+
+    def _extensions(self, target: Target) -> dict[str, Any]:
+        read_s = min(self._limits.read_timeout_s, self._deadline.remaining_s)
+        connect_s = min(self._limits.connect_timeout_s, self._deadline.remaining_s)
+        timeout = httpx.Timeout(read_s, connect=connect_s)
+        extensions: dict[str, Any] = {"timeout": timeout.as_dict(), "trace": self._deadline.watch}
+        if not _is_address(target.host):
+            # The URL holds an address now; the certificate must still be the name's.
+            extensions["sni_hostname"] = target.host
+        return extensions
+
+    def _context(self, target: Target) -> ssl.SSLContext:
+        if target.scheme == "http":
+            # Never used, so the 140 authorities of certifi need not be loaded.
+            return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        return self._tls or httpx.create_ssl_context(trust_env=False)
+
+    def _read(self, response: httpx.Response) -> bytes | _Redirect:
+        if response.status_code in _REDIRECTS and "Location" in response.headers:
+            return _Redirect(response.headers["Location"])
+        if response.status_code != 200:
+            raise PictureProblemError(
+                f"the server answered {_status(response.status_code)}", "check the URL"
+            )
+        if response.headers.get("Content-Encoding", "identity").lower() != "identity":
+            raise PictureProblemError("the server sent a compressed answer nobody asked for")
+        announced = response.headers.get("Content-Length", "")
+        if announced.isdecimal() and int(announced[:20]) > self._limits.max_bytes:
+            raise self._too_large()
+        body = bytearray()
+        for piece in response.iter_raw():
+            body += piece
+            if len(body) > self._limits.max_bytes:
+                raise self._too_large()
+            self._deadline.check()
+        self._deadline.check()
+        return bytes(body)
+
+    def _too_large(self) -> PictureProblemError:
+        return PictureProblemError(
+            f"the answer has more than {megabytes(self._limits.max_bytes)}", "make it smaller"
+        )
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _status(code: int) -> str:
+    # The standard's words, not the server's, which may say anything.
+    try:
+        return f"{code} {http.HTTPStatus(code).phrase}"
+    except ValueError:
+        return str(code)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, httpx.TimeoutException):
+        return "no answer in time"
+    text = str(error)
+    if "CERTIFICATE_VERIFY_FAILED" in text or "certificate" in text.lower():
+        return "its certificate is not valid for this name"
+    if isinstance(error, httpx.ConnectError):
+        return "TLS failed" if "SSL" in text else "connection refused or no route"
+    if isinstance(error, httpx.RemoteProtocolError):
+        return "it broke off or spoke no HTTP"
+    return type(error).__name__

@@ -1,0 +1,134 @@
+"""The record: the same pixels again from a picture alone, and what differs is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import depthflux
+from depthflux.engine.provenance import differences, replay_settings
+from depthflux.errors import InvalidParameterError, UnreadableImageError
+
+FIELDS = {
+    "prompt": "a red cube",
+    "size": "512*520",
+    "num_inference_steps": 2,
+    "seed": 9_999_999_999,
+    "num_images": 2,
+    "control_scale": 0.7,
+}
+
+
+@pytest.mark.parametrize("output_format", ["png", "jpeg", "webp"])
+def test_a_picture_alone_gives_the_same_pixels_again(
+    output_format: str, engine_8x: depthflux.Engine, room: Image.Image, tmp_path: Path
+) -> None:
+    prediction = engine_8x.generate(**FIELDS, output_format=output_format, control_image=room)
+    envelope = prediction.save(tmp_path)
+    second = Path(envelope["data"]["outputs"][1].removeprefix("file://"))
+
+    record = depthflux.read_record(second)
+    again = engine_8x.generate(depthflux.request_from_record(record))
+
+    assert np.array_equal(np.asarray(again.images[0]), np.asarray(prediction.images[1]))
+    assert again.files[0].extension == second.suffix[1:]
+    assert differences(record, again.record) == []
+
+
+def test_a_png_holds_exactly_the_predictions_pixels(
+    engine_8x: depthflux.Engine, room: Image.Image, tmp_path: Path
+) -> None:
+    prediction = engine_8x.generate(**FIELDS, control_image=room)
+    envelope = prediction.save(tmp_path)
+
+    for url, image in zip(envelope["data"]["outputs"], prediction.images, strict=True):
+        with Image.open(url.removeprefix("file://")) as saved:
+            assert np.array_equal(np.asarray(saved), np.asarray(image))
+
+
+def test_the_record_holds_everything_that_shaped_the_picture(
+    engine_8x: depthflux.Engine, room: Image.Image
+) -> None:
+    record = engine_8x.generate(
+        **FIELDS, control_image=room, webhook_url="https://example.org/?secret=1"
+    ).record
+
+    assert record["picture"] == {"index": 0, "seed": 9_999_999_999, "withheld": False}
+    assert record["request"]["prompt"] == "a red cube"
+    assert len(record["control_image"]["sha256"]) == 64
+    assert len(record["control_lora"]["sha256"]) == 64
+    assert record["control_lora"]["scale"] == 0.7
+    assert all(len(digest) == 64 for digest in record["model"]["sha256"].values())
+    assert {"torch", "diffusers", "transformers", "peft", "depthflux"} <= set(record["versions"])
+    assert record["hardware"]["threads"] >= 1
+    assert record["profile"] == "reference"
+    assert record["canvas"]["painted_height"] == 528
+    assert replay_settings(record)[0] == "reference"
+    assert "secret" not in str(record)
+
+
+def test_what_differs_is_told_line_by_line(engine_8x: depthflux.Engine, room: Image.Image) -> None:
+    record = engine_8x.generate(**FIELDS | {"num_images": 1}, control_image=room).record
+    other = {
+        **record,
+        "versions": {**record["versions"], "torch": "2.0.0"},
+        "hardware": {**record["hardware"], "threads": 64},
+    }
+
+    assert differences(other, record) == [
+        f"versions.torch: '2.0.0' then, {record['versions']['torch']!r} now",
+        f"hardware.threads: 64 then, {record['hardware']['threads']!r} now",
+    ]
+
+
+def test_without_the_image_inside_the_replay_asks_for_it(
+    miniature_8x: Path, room: Image.Image
+) -> None:
+    engine = depthflux.load("reference", model=str(miniature_8x), embed_control_image=False)
+    prediction = engine.generate(**FIELDS, control_image=room)
+
+    with pytest.raises(InvalidParameterError, match="with --control-image") as caught:
+        depthflux.request_from_record(prediction.record)
+    again = engine.generate(depthflux.request_from_record(prediction.record, control_image=room))
+
+    assert prediction.record["control_image"]["sha256"] in str(caught.value)
+    assert np.array_equal(np.asarray(again.images[0]), np.asarray(prediction.images[0]))
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"record_version": 99}, InvalidParameterError),
+        ({"request": None}, InvalidParameterError),
+        ({"picture": {}}, InvalidParameterError),
+        ({"control_image": {"base64": "!!"}}, UnreadableImageError),
+        ({"request": {"prompt": "x", "size": "1*1"}}, InvalidParameterError),
+    ],
+    ids=["version", "no request", "no seed", "damaged image", "bad field"],
+)
+def test_a_damaged_record_is_refused(
+    change: dict[str, object],
+    error: type[Exception],
+    engine_8x: depthflux.Engine,
+    room: Image.Image,
+) -> None:
+    record = engine_8x.generate(**FIELDS | {"num_images": 1}, control_image=room).record
+
+    with pytest.raises(error):
+        depthflux.request_from_record({**record, **change})
+
+
+def test_a_control_image_exchanged_inside_a_record_is_noticed(
+    engine_8x: depthflux.Engine, room: Image.Image, depth_ramp: Image.Image
+) -> None:
+    one, other = (
+        engine_8x.generate(**FIELDS | {"num_images": 1}, control_image=image).record
+        for image in (room, depth_ramp)
+    )
+    one["control_image"]["base64"] = other["control_image"]["base64"]
+
+    with pytest.raises(UnreadableImageError, match="another sha256"):
+        depthflux.request_from_record(one)

@@ -1,0 +1,199 @@
+"""Model files: found, checked by their headers, refused with everything that is wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+import depthflux
+from depthflux.errors import SettingsError, WeightsCorruptError, WeightsMissingError
+from depthflux.model.weights import header_problem
+
+VAE = Path("vae/diffusion_pytorch_model.safetensors")
+
+
+@pytest.fixture
+def folder(miniature_8x: Path, tmp_path: Path) -> Path:
+    """A copy of the untrained miniature that a test may damage."""
+    return Path(shutil.copytree(miniature_8x, tmp_path / "model"))
+
+
+def load(folder: Path) -> depthflux.Engine:
+    return depthflux.load("reference", model=str(folder))
+
+
+def test_all_missing_files_are_named_at_once(folder: Path) -> None:
+    (folder / VAE).unlink()
+    (folder / "tokenizer_2" / "tokenizer_config.json").unlink()
+
+    with pytest.raises(WeightsMissingError, match="2 weight files are missing") as caught:
+        load(folder)
+
+    assert str(VAE) in str(caught.value)
+    assert "tokenizer_2/tokenizer_config.json" in str(caught.value)
+
+
+def test_a_folder_without_a_model_says_where_it_looked_and_what_helps(tmp_path: Path) -> None:
+    with pytest.raises(WeightsMissingError, match=r"no model in .*weights/README\.md"):
+        load(tmp_path)
+
+
+def test_a_truncated_file_is_refused_by_its_size(folder: Path) -> None:
+    data = (folder / VAE).read_bytes()
+    (folder / VAE).write_bytes(data[:-10])
+
+    with pytest.raises(WeightsCorruptError, match="truncated or damaged") as caught:
+        load(folder)
+
+    assert f"{len(data) - 10} bytes where its header says {len(data)}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x80\x04\x95pickle of old",
+        (2**60).to_bytes(8, "little") + b"{}",
+        (2).to_bytes(8, "little") + b"[]",
+        (8).to_bytes(8, "little") + b"not json",
+        (14).to_bytes(8, "little") + b'{"a": {"b":1}}',
+    ],
+    ids=["empty", "pickle", "absurd header", "no object", "no json", "no offsets"],
+)
+def test_what_is_no_safetensors_file_is_refused(data: bytes, folder: Path) -> None:
+    (folder / VAE).write_bytes(data)
+
+    assert header_problem(folder / VAE)
+    with pytest.raises(WeightsCorruptError, match="is no safetensors file"):
+        load(folder)
+
+
+def test_all_tensors_that_do_not_fit_are_named(folder: Path) -> None:
+    """The libraries underneath would go on with random weights for what is missing."""
+    tensors = load_file(folder / VAE)
+    names = sorted(tensors)
+    tensors["surplus"] = tensors.pop(names[0])
+    tensors[names[1]] = tensors[names[1]][..., :1].contiguous()
+    save_file(tensors, folder / VAE)
+
+    with pytest.raises(
+        WeightsCorruptError, match=f"missing {names[0]}; left over surplus"
+    ) as caught:
+        load(folder)
+
+    assert f"{names[1]} is " in str(caught.value)
+
+
+def test_a_text_encoder_with_missing_tensors_is_refused(folder: Path) -> None:
+    path = folder / "text_encoder" / "model.safetensors"
+    tensors = load_file(path)
+    tensors.pop(next(name for name in tensors if "final_layer_norm" in name))
+    save_file(tensors, path, metadata={"format": "pt"})
+
+    with pytest.raises(WeightsCorruptError, match="missing or misshapen"):
+        load(folder)
+
+
+def test_shards_are_found_through_their_index(folder: Path) -> None:
+    path = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(path)
+    names = sorted(tensors)
+    parts = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
+    for shard, members in parts.items():
+        save_file({name: tensors[name] for name in members}, path.with_name(shard))
+    path.unlink()
+    index = {"weight_map": {name: shard for shard, names in parts.items() for name in names}}
+    path.with_name(f"{path.name}.index.json").write_text(json.dumps(index))
+
+    engine = load(folder)
+
+    assert {"transformer/a.safetensors", "transformer/b.safetensors"} <= set(
+        engine.model.files.sha256
+    )
+    (folder / "transformer" / "b.safetensors").unlink()
+    with pytest.raises(WeightsMissingError, match=r"transformer/b\.safetensors"):
+        load(folder)
+
+
+def test_a_model_that_is_not_flux_does_not_answer_under_its_name(
+    engine_8x: depthflux.Engine, demo_engine: depthflux.Engine
+) -> None:
+    assert demo_engine.model.id == "depthflux/demo"
+    assert "wavespeed" not in engine_8x.model.id
+
+
+def test_hashes_follow_the_files_content(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    first = load(folder).model.files.sha256
+    lora = folder / "control_lora.safetensors"
+    tensors = load_file(lora)
+    save_file({name: tensor * 2 for name, tensor in tensors.items()}, lora)
+
+    second = load(folder).model.files.sha256
+
+    assert first["control_lora"] != second["control_lora"]
+    assert {n: h for n, h in first.items() if n != "control_lora"} == {
+        n: h for n, h in second.items() if n != "control_lora"
+    }
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_auto_runs_the_demo_with_one_warning_where_there_is_nothing_else(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    engine = depthflux.load("auto", weights_dir=tmp_path)
+
+    warnings = [r for r in caplog.records if r.name == "depthflux" and r.levelname == "WARNING"]
+    assert engine.model.id == "depthflux/demo"
+    assert len(warnings) == 1
+    assert "packaged miniature" in warnings[0].getMessage()
+
+
+def test_auto_takes_flux_where_its_folder_is(
+    miniature_8x: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(miniature_8x, tmp_path / "FLUX.1-dev")
+
+    engine = depthflux.load("auto", weights_dir=tmp_path)
+
+    assert engine.settings.profile == "cpu"
+    assert engine.model.files.folder == tmp_path / "FLUX.1-dev"
+    assert "hours for a picture" in caplog.text
+
+
+def test_auto_on_a_machine_with_cuda_but_without_weights_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+
+    with pytest.raises(WeightsMissingError, match="depthflux demo") as caught:
+        depthflux.load("auto", weights_dir=tmp_path)
+
+    assert caught.value.exit_code == 3
+
+
+def test_the_profile_variable_says_what_auto_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEPTHFLUX_PROFILE", "nonsense")
+
+    with pytest.raises(SettingsError, match="nonsense"):
+        depthflux.load()
+
+
+def test_a_missing_cuda_device_is_refused_before_weights_are_read(tmp_path: Path) -> None:
+    with pytest.raises(depthflux.DeviceError, match="sees 0 CUDA devices"):
+        depthflux.load("demo", device="cuda")
+
+
+def test_a_damaged_demo_model_is_refused(
+    tmp_path: Path, miniature_8x: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damaged = Path(shutil.copytree(miniature_8x, tmp_path / "demo"))
+    (damaged / "control_lora.safetensors").write_bytes(b"x")
+    monkeypatch.setattr("depthflux.model.weights.demo_folder", lambda: damaged)
+
+    with pytest.raises(WeightsCorruptError, match=r"control_lora\.safetensors"):
+        depthflux.load("demo")

@@ -1,0 +1,189 @@
+"""The request: the hosted endpoint's page, field by field, and clear refusals."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from depthflux.contract import (
+    DEFAULT_CONTROL_IMAGE,
+    SEED_COUNT,
+    GenerationRequest,
+    describe_allowed,
+    parameter_table,
+    parse_size,
+)
+from depthflux.errors import InvalidParameterError, MissingParameterError
+
+#: name, required, default, lowest, highest: the endpoint's own page.
+HOSTED_PAGE = [
+    ("prompt", True, None, None, None),
+    ("control_image", False, DEFAULT_CONTROL_IMAGE, None, None),
+    ("control_scale", False, 1, 0, 2),
+    ("seed", False, -1, -1, 9999999999),
+    ("num_images", False, 1, 1, 4),
+    ("size", False, "864*1636", None, None),
+    ("num_inference_steps", False, 28, 1, 50),
+    ("guidance_scale", False, 3.5, 1, 30),
+    ("enable_safety_checker", False, True, None, None),
+]
+JSON_TYPES = {
+    "prompt": "string",
+    "control_image": "string",
+    "control_scale": "number",
+    "seed": "integer",
+    "num_images": "integer",
+    "size": "string",
+    "num_inference_steps": "integer",
+    "guidance_scale": "number",
+    "enable_safety_checker": "boolean",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "required", "default", "low", "high"), HOSTED_PAGE, ids=[p[0] for p in HOSTED_PAGE]
+)
+def test_the_json_schema_has_the_hosted_pages_type_default_and_range(
+    name: str, required: bool, default: object, low: float | None, high: float | None
+) -> None:
+    schema = GenerationRequest.model_json_schema()
+
+    entry = schema["properties"][name]
+    assert entry["type"] == JSON_TYPES[name]
+    assert (name in schema["required"]) == required
+    assert entry.get("default") == default
+    assert (entry.get("minimum"), entry.get("maximum")) == (low, high)
+    assert entry["description"]
+
+
+def test_every_addition_to_the_hosted_fields_is_optional_and_off() -> None:
+    hosted = {entry[0] for entry in HOSTED_PAGE}
+    request = GenerationRequest(prompt="x")
+
+    additions = {name: value for name, value in request.fields().items() if name not in hosted}
+    assert additions == {
+        "preprocess_depth": True,
+        "invert_depth": False,
+        "depth_normalization": "minmax",
+        "fit": "stretch",
+        "output_format": "png",
+        "enable_base64_output": False,
+        "enable_sync_mode": False,
+        "webhook_url": None,
+        "loras": [],
+    }
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"size": "100*100"}, "size='100*100' has width 100; allowed: width*height, each 512"),
+        ({"size": "700*1636"}, "size='700*1636' has height 1636"),
+        ({"size": "1636*864"}, "size='1636*864' has width 1636"),
+        ({"size": "abc"}, "size='abc' is not of the form width*height"),
+        ({"size": "1024x768"}, "write 1024*768"),
+        ({"size": "٥١٢*٥١٢"}, "is not of the form"),
+        ({"size": 512}, "size=512 is not allowed"),
+        ({"seed": 10_000_000_000}, "seed=10000000000 is not allowed; allowed: a whole number"),
+        ({"seed": -2}, "seed=-2"),
+        ({"seed": 1.5}, "seed=1.5"),
+        ({"seed": "7"}, "seed='7'"),
+        ({"seed": True}, "seed=True"),
+        ({"num_inference_steps": 0}, "num_inference_steps=0 … from 1 to 50"),
+        ({"num_inference_steps": 51}, "num_inference_steps=51"),
+        ({"num_images": 5}, "num_images=5 … from 1 to 4"),
+        ({"control_scale": float("nan")}, "control_scale=nan … a number from 0"),
+        ({"guidance_scale": float("inf")}, "guidance_scale=inf"),
+        ({"guidance_scale": 0.99}, "guidance_scale=0.99 … from 1 to 30"),
+        ({"enable_safety_checker": "yes"}, "enable_safety_checker='yes' … true or false"),
+        ({"fit": "crop"}, "fit='crop' … one of stretch, cover, contain"),
+        ({"control_image": ""}, "control_image=''"),
+        ({"loras": [{"path": "x"}]}, "loras=[ … an empty list"),
+        ({"invert_depth": True}, "only together with preprocess_depth=false"),
+        ({"control_scal": 1}, "control_scal: there is no such field; did you mean control_scale?"),
+        ({"zzz": 1}, "zzz: there is no such field; known are prompt"),
+    ],
+    ids=lambda value: str(value)[:40] if isinstance(value, dict) else "",
+)
+def test_a_bad_value_is_refused_with_field_value_and_what_is_allowed(
+    fields: dict[str, object], message: str
+) -> None:
+    with pytest.raises(InvalidParameterError) as caught:
+        GenerationRequest(prompt="x", **fields)
+
+    assert all(part in str(caught.value) for part in message.split(" … "))
+    assert caught.value.field == next(iter(fields))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("fields", [{}, {"prompt": ""}, {"prompt": " \n"}], ids=str)
+def test_a_missing_or_empty_prompt_has_an_error_of_its_own(fields: dict[str, str]) -> None:
+    with pytest.raises(MissingParameterError, match="prompt"):
+        GenerationRequest(**fields)
+
+
+def test_all_bad_fields_are_named_at_once() -> None:
+    with pytest.raises(InvalidParameterError) as caught:
+        GenerationRequest(prompt="x", seed=-5, num_images=9, sise="1")
+
+    assert len(caught.value.problems) == 3
+    assert all(name in str(caught.value) for name in ("seed", "num_images", "sise"))
+
+
+def test_http_ignores_unknown_fields_and_refuses_bad_ones() -> None:
+    assert GenerationRequest.from_http({"prompt": "x", "strength": 0.3}).prompt == "x"
+    with pytest.raises(InvalidParameterError, match="num_images"):
+        GenerationRequest.from_http({"prompt": "x", "num_images": 0})
+
+
+def test_numpy_numbers_are_numbers() -> None:
+    request = GenerationRequest(
+        prompt="x",
+        seed=np.int64(9_999_999_999),
+        control_scale=np.float32(0.5),
+        num_images=np.int8(2),
+    )
+
+    assert (request.seed, request.control_scale, request.num_images) == (9_999_999_999, 0.5, 2)
+    json.dumps(request.fields())
+
+
+@given(st.integers(512, 1536), st.integers(512, 1536))
+def test_every_size_in_range_is_taken_as_it_is(width: int, height: int) -> None:
+    assert parse_size(f"{width}*{height}") == (width, height)
+
+
+def test_the_documented_default_is_taken_although_its_height_is_out_of_range() -> None:
+    assert GenerationRequest(prompt="x").dimensions == (864, 1636)
+
+
+@given(st.integers(0, SEED_COUNT - 1), st.integers(1, 4))
+def test_picture_i_has_the_seed_plus_i_modulo_ten_to_the_ten(seed: int, count: int) -> None:
+    request = GenerationRequest(prompt="x", seed=seed, num_images=count)
+
+    assert request.picture_seeds() == [(seed + i) % 10**10 for i in range(count)]
+
+
+def test_minus_one_draws_a_seed_and_a_given_one_stays() -> None:
+    drawn = {GenerationRequest(prompt="x").with_seed_drawn().seed for _ in range(20)}
+
+    assert len(drawn) > 1
+    assert all(0 <= seed < SEED_COUNT for seed in drawn)
+    assert GenerationRequest(prompt="x", seed=0).with_seed_drawn().seed == 0
+
+
+def test_a_request_cannot_be_changed() -> None:
+    with pytest.raises(Exception, match="frozen"):
+        GenerationRequest(prompt="x").seed = 3  # type: ignore[misc]
+
+
+def test_the_parameter_table_names_every_field_with_its_allowed_values() -> None:
+    table = parameter_table()
+
+    for name in GenerationRequest.model_fields:
+        assert f"| `{name}` |" in table
+        assert describe_allowed(name).replace("*", r"\*") in table

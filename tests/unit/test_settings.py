@@ -1,0 +1,89 @@
+"""Settings: four layers, each value knows where it came from, contradictions are said early."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from depthflux.errors import SettingsError
+from depthflux.settings import EngineSettings, profile_names, resolve_settings
+
+
+def test_layers_win_in_order_and_sources_are_remembered() -> None:
+    resolved = resolve_settings(
+        "demo",
+        environment={"DEPTHFLUX_THREADS": "3", "DEPTHFLUX_DTYPE": "bfloat16", "HOME": "/x"},
+        arguments={"threads": 2, "device": None},
+    )
+
+    assert resolved.values.model == "demo"
+    assert resolved.sources["model"] == "profile demo"
+    assert (resolved.values.dtype, resolved.sources["dtype"]) == (
+        "bfloat16",
+        "environment DEPTHFLUX_DTYPE",
+    )
+    assert (resolved.values.threads, resolved.sources["threads"]) == (2, "argument")
+    assert (resolved.values.device, resolved.sources["device"]) == ("cpu", "profile demo")
+    assert resolved.sources["max_image_bytes"] == "default"
+
+
+@pytest.mark.parametrize("name", profile_names())
+def test_every_shipped_profile_resolves_and_says_why(name: str) -> None:
+    resolved = resolve_settings(name)
+
+    assert resolved.profile == name
+    text = (Path(__file__).parents[2] / "configs" / f"{name}.toml").read_text()
+    values = [line for line in text.splitlines() if "=" in line and not line.startswith("#")]
+    assert all("#" in line or line.startswith("model") for line in values)
+
+
+def test_the_profiles_of_the_first_release_are_there() -> None:
+    assert {"reference", "demo", "exact", "cpu"} <= set(profile_names())
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ({"profile": "demmo"}, "profile demmo: .*did you mean demo"),
+        ({"profile": "demo", "arguments": {"devise": "cpu"}}, "devise: .*did you mean device"),
+        ({"profile": "demo", "environment": {"DEPTHFLUX_DTYP": "x"}}, "did you mean dtype"),
+        ({"profile": "demo", "arguments": {"dtype": "fp16"}}, r"dtype='fp16' \(argument\)"),
+        ({"profile": "demo", "arguments": {"device": "gpu"}}, "device='gpu'"),
+        ({"profile": "demo", "arguments": {"threads": 0}}, "threads=0"),
+        ({"profile": "demo", "arguments": {"control_lora": "x"}}, "has a control LoRA of its own"),
+        ({"profile": "/none/x.toml"}, "cannot read the profile"),
+    ],
+    ids=lambda value: str(value)[:50] if isinstance(value, dict) else "",
+)
+def test_bad_settings_are_refused_with_a_hint(call: dict[str, object], message: str) -> None:
+    with pytest.raises(SettingsError, match=message) as caught:
+        resolve_settings(**call)
+
+    assert "\n" not in str(caught.value)
+
+
+def test_a_profile_file_of_ones_own_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('model = "demo"\nthreads = 1\n')
+
+    resolved = resolve_settings(path)
+
+    assert (resolved.profile, resolved.values.threads) == ("mine", 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("threads = ", "no valid TOML"), ("thread = 1\n", "did you mean threads")],
+    ids=["syntax", "unknown"],
+)
+def test_a_bad_profile_file_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+
+    with pytest.raises(SettingsError, match=message):
+        resolve_settings(path)
+
+
+def test_every_setting_is_described() -> None:
+    assert all(field.description for field in EngineSettings.model_fields.values())
