@@ -90,3 +90,13 @@ def depth_ramp() -> Image.Image:
     depth = np.tile(np.linspace(0, 200, 512)[:, None], (1, 512))
     depth[180:330, 180:330] = 255
     return Image.fromarray(depth.astype(np.uint8))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> object:
+    """In continuous integration nothing but a GPU may be missing: any other skip is a failure."""
+    report = yield
+    if report.skipped and os.environ.get("CI") == "true" and not item.get_closest_marker("gpu"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped although CI=true: {report.longrepr}"
+    return report

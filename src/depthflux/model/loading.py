@@ -90,9 +90,13 @@ def load_model(files: ModelFiles, placement: Placement) -> Model:
         text_encoder = _load_text_encoder(CLIPTextModel, folder / "text_encoder", placement)
         text_encoder_2 = _load_text_encoder(T5EncoderModel, folder / "text_encoder_2", placement)
         components = {
-            "scheduler": FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler"),
-            "tokenizer": CLIPTokenizer.from_pretrained(folder / "tokenizer"),
-            "tokenizer_2": T5Tokenizer.from_pretrained(folder / "tokenizer_2"),
+            "scheduler": FlowMatchEulerDiscreteScheduler.from_pretrained(
+                folder / "scheduler", local_files_only=True
+            ),
+            "tokenizer": CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True),
+            "tokenizer_2": T5Tokenizer.from_pretrained(
+                folder / "tokenizer_2", local_files_only=True
+            ),
             "text_encoder": text_encoder,
             "text_encoder_2": text_encoder_2,
             "transformer": _load_module(FluxTransformer2DModel, files, "transformer", placement),

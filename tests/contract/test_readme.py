@@ -1,0 +1,97 @@
+"""The README is part of the contract: its examples run, its tables are the declarations'."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from depthflux.contract import parameter_table
+from depthflux.settings import profile_names
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.DOTALL)
+COMMANDS = [
+    line for language, block in BLOCKS if language == "sh" for line in block.splitlines() if line
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, room: Image.Image, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where a reader stands: a picture room.png, no weights, and a picture made before."""
+    room.save(tmp_path / "room.png")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_every_block_says_its_language() -> None:
+    assert {language for language, _ in BLOCKS} == {"sh", "python"}
+    assert README.count("```") == 2 * len(BLOCKS)
+
+
+def test_the_table_of_parameters_is_the_declarations() -> None:
+    table = README.split("<!-- parameters: begin -->\n")[1].split("<!-- parameters: end -->")[0]
+
+    assert table == parameter_table()
+
+
+def test_the_table_of_profiles_names_those_that_are_shipped() -> None:
+    rows = README.split("| profile | what it is |")[1].split("\n\n")[0]
+
+    assert set(re.findall(r"^\| `(\w+)` \|", rows, flags=re.MULTILINE)) == set(profile_names())
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/architecture.md", "CONTRIBUTING.md"])
+def test_every_link_to_a_file_leads_somewhere(page: str) -> None:
+    path = ROOT / page
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", path.read_text(encoding="utf-8"))
+
+    assert links
+    assert [link for link in links if not (path.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize(
+    "block", [block for language, block in BLOCKS if language == "python"], ids=["quick start"]
+)
+def test_the_python_examples_run(block: str, folder: Path) -> None:
+    run = subprocess.run([sys.executable, "-c", block], capture_output=True, text=True)
+
+    assert run.returncode == 0, run.stderr
+    assert "(512, 512) [False]" in run.stdout
+    assert len(list((folder / "out").glob("*.png"))) == 1
+
+
+def test_the_commands_run(folder: Path) -> None:
+    """Each in its own process, in order; the last one replays what the first one made."""
+    commands = [shlex.split(line) for line in COMMANDS if line.startswith("depthflux")]
+    assert len(commands) >= 5
+
+    for arguments in commands:
+        made = sorted((folder / "out").glob("*.png")) if (folder / "out").is_dir() else []
+        if made:
+            (folder / "picture.png").write_bytes(made[0].read_bytes())
+        run = subprocess.run(
+            [sys.executable, "-m", "depthflux", *arguments[1:]], capture_output=True, text=True
+        )
+        assert run.returncode == 0, (arguments, run.stderr)
+
+    (again,) = (folder / "again").glob("*.png")
+    with Image.open(again) as new, Image.open(folder / "picture.png") as old:
+        assert new.tobytes() == old.tobytes()
+    assert Image.open(folder / "depth.png").mode == "L"
+
+
+def test_the_scripts_are_there_and_continuous_integration_runs_them() -> None:
+    """`.ci/run` runs both on a fresh clone; here only that nothing else is promised."""
+    scripts = [line.split()[0] for line in COMMANDS if line.startswith("scripts/")]
+    ci = (ROOT / ".ci" / "run").read_text()
+
+    assert scripts == ["scripts/demo", "scripts/test"]
+    assert all((ROOT / script).stat().st_mode & 0o111 for script in scripts)
+    assert all(re.search(rf"^(exec )?{script}\b", ci, flags=re.MULTILINE) for script in scripts)

@@ -1,0 +1,43 @@
+"""Only the gpu mark may skip in continuous integration."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SUITE = """
+import pytest
+
+def test_optional_part() -> None:
+    pytest.importorskip("a_package_that_nobody_has")
+
+@pytest.mark.gpu
+def test_gpu() -> None:
+    pytest.skip("no GPU")
+"""
+
+
+@pytest.mark.parametrize(
+    ("ci", "outcome"), [("true", "1 failed, 1 skipped"), ("", "2 skipped")], ids=["ci", "by hand"]
+)
+def test_a_missing_optional_part_fails_in_ci_and_skips_by_hand(
+    ci: str, outcome: str, tmp_path: Path
+) -> None:
+    (tmp_path / "conftest.py").write_text((ROOT / "tests" / "conftest.py").read_text())
+    (tmp_path / "test_suite.py").write_text(SUITE)
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = gpu: needs CUDA\n")
+
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "."],
+        cwd=tmp_path,
+        env={**os.environ, "CI": ci},
+        capture_output=True,
+        text=True,
+    )
+
+    assert outcome in run.stdout, run.stdout
