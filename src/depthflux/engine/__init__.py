@@ -7,6 +7,7 @@
     latents.py        latents packed into tokens and back, and back into pixels
     compilation.py    torch.compile of the transformer's blocks, or why not
     timing.py         milliseconds by phase
+    failures.py       torch's failures as our errors
     provenance.py     the record that lets a person make the same picture again
 
 Knows nothing of servers, command lines or files beyond the model's.

@@ -9,8 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +32,11 @@ from depthflux.engine import provenance
 from depthflux.engine.compilation import Compilation, compile_model
 from depthflux.engine.conditioning import encode_control, encode_prompt, prepare_constants
 from depthflux.engine.denoiser import OnStep, denoise
+from depthflux.engine.failures import translated_failures
 from depthflux.engine.latents import decode
 from depthflux.engine.selection import select_settings
 from depthflux.engine.timing import PhaseClock
-from depthflux.errors import GenerationError, InvalidParameterError, OutOfMemoryError
+from depthflux.errors import InvalidParameterError
 from depthflux.images import (
     EXTENSIONS,
     MEDIA_TYPES,
@@ -63,7 +63,7 @@ class Engine:
     Attributes:
         settings: the effective settings and their sources.
         model: the modules.
-        estimator: the depth estimator.
+        estimator: the depth estimator; None where only supplied depth maps can be used.
         safety: the safety checker.
         compilation: whether the transformer's blocks are compiled, and why.
     """
@@ -72,7 +72,7 @@ class Engine:
         self,
         settings: ResolvedSettings,
         model: Model,
-        estimator: DepthEstimator,
+        estimator: DepthEstimator | None,
         safety: SafetyChecker,
         compilation: Compilation,
     ) -> None:
@@ -115,7 +115,7 @@ class Engine:
                 f"{', '.join(fields)}: given beside a request; put them into the request instead.",
                 field=next(iter(fields)),
             )
-        with self._lock, torch.no_grad(), _memory_errors(request):
+        with self._lock, torch.no_grad(), translated_failures(request):
             return self._run(request.with_seed_drawn(), on_step)
 
     def depth(self, request: GenerationRequest) -> Image.Image:
@@ -125,7 +125,7 @@ class Engine:
             UnreadableImageError: the control image is no usable picture.
             ImageFetchError: the control image could not be fetched.
         """
-        with self._lock, torch.no_grad(), _memory_errors(request):
+        with self._lock, torch.no_grad(), translated_failures(request):
             canvas = self._canvas(request)
             placed, _, _ = self._place_depth(request, canvas)
             return depth_picture(
@@ -200,6 +200,8 @@ class Engine:
     ) -> tuple[np.ndarray, SourceImage, list[str]]:
         """Steps 2 to 4: the normalised depth on the canvas, the source image, warnings."""
         values = self.settings.values
+        if request.preprocess_depth and self.estimator is None:
+            self.model.files.require_estimator()
         source = read_image(
             request.control_image,
             limits=ReadLimits(
@@ -211,7 +213,7 @@ class Engine:
         )
         mode = request.depth_normalization
         warnings: list[str] = []
-        if request.preprocess_depth:
+        if request.preprocess_depth and self.estimator is not None:
             depth = normalize(self.estimator.estimate(source.rgb), mode)
         else:
             supplied = read_supplied(
@@ -272,20 +274,20 @@ class Engine:
         self, request: GenerationRequest, canvas: Canvas, source: SourceImage
     ) -> dict[str, Any]:
         """What all records of a prediction share; depthflux.engine.provenance says what for."""
-        model, card = self.model, self.estimator.card
+        model = self.model
         hashes = dict(model.files.sha256)
-        lora, estimator = hashes.pop("control_lora"), hashes.pop("depth_estimator")
-        estimated = request.preprocess_depth
+        lora, estimator = hashes.pop("control_lora"), hashes.pop("depth_estimator", "")
+        card = self.estimator.card if self.estimator and request.preprocess_depth else None
         return {
             "request": provenance.describe_request(request),
             "control_image": provenance.describe_source(
                 source, embed=self.settings.values.embed_control_image
             ),
             "depth": {
-                "estimator": card.name if estimated else "supplied",
-                "licence": card.licence if estimated else "",
-                "gives": card.gives if estimated else "",
-                "sha256": estimator if estimated else "",
+                "estimator": card.name if card else "supplied",
+                "licence": card.licence if card else "",
+                "gives": card.gives if card else "",
+                "sha256": estimator if card else "",
                 "normalization": request.depth_normalization,
             },
             "canvas": provenance.describe_canvas(canvas),
@@ -326,9 +328,12 @@ def load(target: str | Path = "auto", **settings: Any) -> Engine:
         torch.set_num_threads(values.threads)
     model = load_model(files, placement)
     # float32: the estimator is small, and its depth then does not depend on the profile.
-    estimator = DepthAnything.load(
-        files.estimator, device=placement.device, card=DEMO if files.is_demo else None
-    )
+    estimator = None
+    if files.estimator is None:
+        logger.warning("No depth estimator beside %s: supply depth maps.", files.folder)
+    else:
+        card = DEMO if files.is_demo else None
+        estimator = DepthAnything.load(files.estimator, device=placement.device, card=card)
     threshold = values.safety_threshold
     safety = SafetyChecker() if threshold is None else SafetyChecker(threshold=threshold)
     compilation = compile_model(model, values)
@@ -354,28 +359,3 @@ def _progress(on_step: OnStep | None, total: int) -> Callable[[], None]:
             on_step(done, total)
 
     return report
-
-
-@contextmanager
-def _memory_errors(request: GenerationRequest) -> Iterator[None]:
-    """Translate torch's ways of saying that memory ran out; the only place that does."""
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise _out_of_memory(request, error) from error
-    except RuntimeError as error:
-        if "can't allocate memory" in str(error):  # torch's CPU allocator has no class of its own
-            raise _out_of_memory(request, error) from error
-        if isinstance(error, torch._dynamo.exc.TorchDynamoException):
-            reason = str(error).strip().splitlines()[0]
-            raise GenerationError(
-                f"torch.compile failed: {reason}; run with compile=false to go without it."
-            ) from error
-        raise
-
-
-def _out_of_memory(request: GenerationRequest, error: BaseException) -> OutOfMemoryError:
-    reason = (str(error).strip().splitlines() or ["no memory left"])[0]
-    return OutOfMemoryError(
-        f"memory ran out for size={request.size}: {reason} Lower size, or close other programs."
-    )

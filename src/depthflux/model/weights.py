@@ -58,12 +58,13 @@ class ModelFiles:
     Attributes:
         folder: laid out like FLUX.1-dev's.
         control_lora: the depth control LoRA's file.
-        estimator: the depth estimator's folder.
+        estimator: the depth estimator's folder; None where there is none, which is enough for
+            requests that supply their depth maps.
     """
 
     folder: Path
     control_lora: Path
-    estimator: Path
+    estimator: Path | None
 
     @property
     def is_demo(self) -> bool:
@@ -95,10 +96,12 @@ class ModelFiles:
             WeightsCorruptError: files are truncated or no safetensors; all of them are listed.
         """
         weights = [f for name in COMPONENT_WEIGHTS for f in self.component_files(name)]
-        weights += [self.control_lora, self.estimator / "model.safetensors"]
+        weights.append(self.control_lora)
         others = [self.folder / name for name in OTHER_FILES]
         others += [self.folder / name / "config.json" for name in COMPONENT_WEIGHTS]
-        others += [self.estimator / "config.json"]
+        if self.estimator is not None:
+            weights.append(self.estimator / "model.safetensors")
+            others.append(self.estimator / "config.json")
         missing = [str(path) for path in [*others, *weights] if not path.is_file()]
         if missing:
             raise WeightsMissingError(
@@ -110,6 +113,21 @@ class ModelFiles:
             raise WeightsCorruptError(
                 " ".join(problems), fix="Copy these files again and compare their sha256."
             )
+
+    def require_estimator(self) -> Path:
+        """The depth estimator's folder.
+
+        Raises:
+            WeightsMissingError: there is none.
+        """
+        if self.estimator is None:
+            raise WeightsMissingError(
+                f"there is no depth estimator in {self.folder} or beside it, so depth cannot be "
+                "estimated.",
+                fix="Copy Depth-Anything-V2-Small-hf there as weights/README.md says, or supply "
+                "a depth map with preprocess_depth=false.",
+            )
+        return self.estimator
 
     @cached_property
     def sha256(self) -> dict[str, str]:
@@ -124,7 +142,8 @@ class ModelFiles:
             for path in self.component_files(name)
         }
         files["control_lora"] = self.control_lora
-        files["depth_estimator"] = self.estimator / "model.safetensors"
+        if self.estimator is not None:
+            files["depth_estimator"] = self.estimator / "model.safetensors"
         remembered = HashCache.load()
         hashes = {name: remembered.sha256(path) for name, path in files.items()}
         remembered.store()
@@ -149,9 +168,13 @@ def find_model(settings: EngineSettings) -> ModelFiles:
         raise WeightsMissingError(
             f"there is no model in {folder.absolute()} (no model_index.json).", fix=HOW_TO_GET_FLUX
         )
-    lora = settings.control_lora or _first_of(folder, beside, CONTROL_LORA_FILES)
-    estimator = settings.depth_estimator or _first_of(folder, beside, ESTIMATOR_FOLDERS)
-    return ModelFiles(folder.absolute(), lora.absolute(), estimator.absolute())
+    loras = _candidates(settings.control_lora, folder, beside, CONTROL_LORA_FILES)
+    estimators = _candidates(settings.depth_estimator, folder, beside, ESTIMATOR_FOLDERS)
+    lora, estimator = _first_there(loras), _first_there(estimators)
+    if lora is None or (settings.depth_estimator is not None and estimator is None):
+        looked = ", ".join(str(path) for path in (estimators if lora else loras))
+        raise WeightsMissingError(f"none of these is there: {looked}.", fix=HOW_TO_GET_FLUX)
+    return ModelFiles(folder.absolute(), lora, estimator)
 
 
 def flux_is_there(settings: EngineSettings) -> bool:
@@ -199,13 +222,17 @@ def header_problem(path: Path) -> str | None:
     return None
 
 
-def _first_of(folder: Path, beside: Path, names: tuple[str, ...]) -> Path:
-    candidates = list(dict.fromkeys(base / name for base in (folder, beside) for name in names))
-    found = next((path for path in candidates if path.exists()), None)
-    if found is None:
-        looked = ", ".join(str(path) for path in candidates)
-        raise WeightsMissingError(f"none of these is there: {looked}.", fix=HOW_TO_GET_FLUX)
-    return found
+def _candidates(
+    chosen: Path | None, folder: Path, beside: Path, names: tuple[str, ...]
+) -> list[Path]:
+    """Where a part may lie: where the settings say, or else in the model's folder or beside it."""
+    if chosen is not None:
+        return [chosen.expanduser().absolute()]
+    return list(dict.fromkeys((b / name).absolute() for b in (folder, beside) for name in names))
+
+
+def _first_there(paths: list[Path]) -> Path | None:
+    return next((path for path in paths if path.exists()), None)
 
 
 @dataclasses.dataclass

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import depthflux
@@ -35,6 +36,33 @@ def test_all_missing_files_are_named_at_once(folder: Path) -> None:
 
     assert str(VAE) in str(caught.value)
     assert "tokenizer_2/tokenizer_config.json" in str(caught.value)
+
+
+def test_without_an_estimator_supplied_depth_maps_still_work(
+    folder: Path, depth_ramp: Image.Image, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.rmtree(folder / "depth_estimator")
+    request = {"prompt": "x", "control_image": depth_ramp, "size": "512*512", "seed": 1}
+
+    engine = load(folder)
+    prediction = engine.generate(**request, num_inference_steps=1, preprocess_depth=False)
+    with pytest.raises(WeightsMissingError, match="no depth estimator .* preprocess_depth=false"):
+        engine.generate(**request)
+
+    assert "No depth estimator" in caplog.text
+    assert prediction.record["depth"]["estimator"] == "supplied"
+
+
+def test_an_estimator_that_was_chosen_must_be_there(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(WeightsMissingError, match="none of these is there: .*/nowhere"):
+        depthflux.load("reference", model=str(folder), depth_estimator=tmp_path / "nowhere")
+
+
+def test_a_folder_without_a_control_lora_says_where_it_looked(folder: Path) -> None:
+    (folder / "control_lora.safetensors").unlink()
+
+    with pytest.raises(WeightsMissingError, match=r"flux1-depth-dev-lora\.safetensors"):
+        load(folder)
 
 
 def test_a_folder_without_a_model_says_where_it_looked_and_what_helps(tmp_path: Path) -> None:
