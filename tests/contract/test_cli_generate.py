@@ -1,0 +1,249 @@
+"""`depthflux generate` with the packaged miniature: results, records, stdin, no network."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+import numpy as np
+import pytest
+from click.testing import Result
+from PIL import Image
+
+from depthflux.cli.demo import demo_source
+from depthflux.contract import Envelope
+from depthflux.images import encode_image, read_record
+
+Call = Callable[..., Result]
+
+DEMO = ("generate", "--profile", "demo", "--control-image", demo_source(), "--size", "512*512")
+QUICK = (*DEMO, "--num-inference-steps", 2)
+
+
+def _pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
+@pytest.fixture(scope="module")
+def made(cli: Call, tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, Path]:
+    """Two pictures from options alone."""
+    out = tmp_path_factory.mktemp("made") / "out"
+    words = ("--prompt", "a red sphere", "--seed", 9_999_999_999, "--num-images", 2, "--out", out)
+    return cli(*QUICK, *words), out
+
+
+@pytest.fixture(scope="module")
+def piped(cli: Call, tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, Path]:
+    """A picture from a file of fields and a picture on standard input, withheld, as JSON."""
+    folder = tmp_path_factory.mktemp("piped")
+    fields = 'prompt = "a cone"\nsize = "512*513"\nnum_inference_steps = 1\nseed = 1\nfit = "cover"'
+    (folder / "request.toml").write_text(fields)
+    words = ("--request", folder / "request.toml", "--control-image", "-", "--seed", 2)
+    settings = ("--profile", "demo", "--set", "safety-threshold=0")
+    server_fields = ("--webhook-url", "https://example.com/hook")
+    result = cli(
+        "generate", *words, *settings, *server_fields, "--out", folder / "out", "--json",
+        given=demo_source().read_bytes(),
+    )  # fmt: skip
+    return result, folder / "out"
+
+
+def test_generate_prints_the_paths_of_its_pictures_and_nothing_else(
+    made: tuple[Result, Path],
+) -> None:
+    result, out = made
+
+    assert result.exit_code == 0, result.stderr
+    paths = [Path(line) for line in result.stdout.splitlines()]
+    assert len(paths) == 2
+    assert [_pixels(path).shape for path in paths] == [(512, 512, 3)] * 2
+    assert {path.parent for path in paths} == {out}
+    assert len(list(out.iterdir())) == 3
+    assert [read_record(path)["picture"]["seed"] for path in paths] == [9_999_999_999, 0]
+
+
+def test_generate_says_which_model_ran_on_standard_error(made: tuple[Result, Path]) -> None:
+    result, _ = made
+
+    assert result.stderr.startswith("depthflux/demo: 2 pictures of 512*512 in ")
+    assert result.stderr.endswith("(2 steps, seed 9999999999)\n")
+
+
+def test_json_is_exactly_one_envelope_which_is_also_the_saved_one(
+    piped: tuple[Result, Path],
+) -> None:
+    result, out = piped
+
+    assert result.exit_code == 0, result.stderr
+    document = json.loads(result.stdout)
+    assert Envelope.model_validate(document).model_dump() == document
+    saved = Path(url2pathname(urlsplit(document["data"]["urls"]["get"]).path))
+    assert json.loads(saved.read_text()) == document
+    assert saved.parent == out
+
+
+def test_options_win_over_the_file_of_fields(piped: tuple[Result, Path]) -> None:
+    _, out = piped
+
+    request = read_record(next(out.glob("*.png")))["request"]
+
+    assert request["seed"] == 2
+    assert (request["prompt"], request["size"], request["fit"]) == ("a cone", "512*513", "cover")
+
+
+def test_a_picture_on_standard_input_is_the_control_image(
+    piped: tuple[Result, Path], made: tuple[Result, Path]
+) -> None:
+    recorded = read_record(next(piped[1].glob("*.png")))["control_image"]
+
+    assert recorded == read_record(next(made[1].glob("*.png")))["control_image"]
+
+
+def test_a_withheld_picture_and_fields_for_servers_are_warned_about(
+    piped: tuple[Result, Path],
+) -> None:
+    result, _ = piped
+
+    warnings = [line for line in result.stderr.splitlines() if line.startswith("warning: ")]
+    assert "webhook_url has an effect over HTTP only" in warnings[0]
+    assert "picture 1 was flagged by the safety checker and withheld" in warnings[1]
+    assert json.loads(result.stdout)["data"]["has_nsfw_contents"] == [True]
+
+
+def test_from_record_gives_the_same_pixels_and_says_so(
+    made: tuple[Result, Path], cli: Call, tmp_path: Path
+) -> None:
+    original = made[1] / Path(made[0].stdout.splitlines()[1]).name
+
+    result = cli("generate", "--from-record", original, "--out", tmp_path, "-v")
+
+    assert result.exit_code == 0, result.stderr
+    assert np.array_equal(_pixels(Path(result.stdout.strip())), _pixels(original))
+    assert f"the same pixels as {original}" in result.stderr
+    assert "warning" not in result.stderr
+    assert "info: depthflux/demo on cpu in float32" in result.stderr
+
+
+def test_from_record_warns_of_what_differs_and_of_what_the_options_change(
+    made: tuple[Result, Path], cli: Call, tmp_path: Path
+) -> None:
+    original = next(made[1].glob("*-0.png"))
+    record = read_record(original)
+    record["versions"]["torch"] = "0.1"
+    altered = tmp_path / "altered.png"
+    altered.write_bytes(encode_image(Image.new("RGB", (8, 8)), "png", record=record))
+
+    result = cli("generate", "--from-record", altered, "--out", tmp_path / "out", "--seed", 5)
+
+    assert result.exit_code == 0, result.stderr
+    assert (
+        "warning: seed: 5 from the command line instead of the recorded 9999999999.\n"
+        in result.stderr
+    )
+    assert "warning: versions.torch: '0.1' then" in result.stderr
+    assert "the same pixels" not in result.stderr
+    made_again = read_record(Path(result.stdout.strip()))
+    assert made_again["request"] == {**record["request"], "seed": 5, "num_images": 1}
+
+
+def test_from_record_warns_when_the_pixels_differ(
+    made: tuple[Result, Path], cli: Call, tmp_path: Path
+) -> None:
+    record = read_record(next(made[1].glob("*-0.png")))
+    painted_over = tmp_path / "painted.png"
+    painted_over.write_bytes(encode_image(Image.new("RGB", (512, 512)), "png", record=record))
+
+    result = cli("generate", "--from-record", painted_over, "--out", tmp_path / "out")
+
+    assert f"warning: the pixels differ from those of {painted_over}." in result.stderr
+
+
+OFFLINE = """
+import socket, sys
+
+attempts = []
+
+def refuse(*arguments, **options):
+    attempts.append(arguments)
+    raise OSError("the network is out of bounds")
+
+socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = refuse
+try:
+    socket.create_connection(("127.0.0.1", 9))
+except OSError:
+    assert attempts, "the block does not block"
+    attempts.clear()
+
+from depthflux.cli import main
+try:
+    main()
+except SystemExit as stop:
+    sys.exit(99 if attempts else stop.code)
+"""
+
+
+def test_generate_needs_neither_network_nor_hugging_face_cache(tmp_path: Path) -> None:
+    cache = tmp_path / "huggingface"
+    cache.mkdir()
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "TRANSFORMERS"))}
+    words = [*map(str, QUICK), "--prompt", "a cone", "--out", str(tmp_path / "out")]
+
+    run = subprocess.run(
+        [sys.executable, "-c", OFFLINE, *words],
+        capture_output=True,
+        text=True,
+        env={**environment, "HF_HOME": str(cache), "XDG_CACHE_HOME": str(tmp_path / "cache")},
+        check=False,
+    )
+
+    assert run.returncode == 0, run.stderr
+    assert Path(run.stdout.strip()).is_file()
+    assert [path for path in cache.rglob("*") if path.is_file()] == []
+    assert run.stderr.startswith("depthflux/demo: 1 picture of 512*512 in ")
+    assert run.stderr.count("\n") == 1
+
+
+def test_ctrl_c_while_painting_stops_with_130_and_leaves_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = [*map(str, DEMO), "--size", "1536*1536", "--num-inference-steps", "50", "-v"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "depthflux", *words, "--prompt", "a cone", "--out", str(out)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    loaded = process.stderr.readline()
+    assert loaded.startswith("info: depthflux/demo on cpu"), loaded + process.stderr.read()
+    time.sleep(0.5)
+
+    process.send_signal(signal.SIGINT)
+    printed, told = process.communicate(timeout=120)
+
+    assert process.returncode == 130, told
+    assert printed == ""
+    assert "error: cancelled; nothing was written.\n" in told
+    assert "Traceback" not in told
+    assert not out.exists()
+
+
+def test_a_prompt_on_standard_input_is_read_as_utf_8(tmp_path: Path, cli: Call) -> None:
+    words = (*DEMO, "--prompt", "-", "--model", tmp_path, "--out", tmp_path / "out")
+
+    understood, refused, empty = (
+        cli(*words, given=data) for data in ("é\n".encode(), b"\xff", b"")
+    )
+
+    # The first one goes on to the model, which is not there.
+    assert (understood.exit_code, refused.exit_code, empty.exit_code) == (3, 2, 2)
+    assert "prompt=-: standard input is no UTF-8 text" in refused.stderr
+    assert "prompt=-: standard input is empty" in empty.stderr
