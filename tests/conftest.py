@@ -21,6 +21,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 def pytest_configure(config: pytest.Config) -> None:
     # The reference is bit-equal for any one number of threads; one keeps two cores for two jobs.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # Variables of the developer's shell must not decide what a test sees.
+    for name in [name for name in os.environ if name.startswith("DEPTHFLUX_")]:
+        del os.environ[name]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -32,15 +35,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in marked:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device; torch sees none"))
-
-
-@pytest.fixture(autouse=True)
-def _no_settings_from_outside(
-    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    """Variables of the developer's shell must not decide what a test sees."""
-    for name in [name for name in os.environ if name.startswith("DEPTHFLUX_")]:
-        monkeypatch.delenv(name)
 
 
 @pytest.fixture(scope="session")

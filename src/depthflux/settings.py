@@ -168,10 +168,10 @@ def _read_profile(profile: str | Path) -> tuple[str, dict[str, Any]]:
     if path.suffix != ".toml":
         path = _configs_folder() / f"{profile}.toml"
         if str(profile) not in profile_names():
-            known = profile_names()
+            problem = unknown_field_problem(str(profile), profile_names())
             raise SettingsError(
-                f"profile {unknown_field_problem(str(profile), known)}".replace("field", "profile"),
-                fix=f"Known profiles: {', '.join(known)}; or give the path of a .toml file.",
+                f"profile {problem}".replace("such field", "such profile"),
+                fix="Profiles of your own are given by the path of a .toml file.",
             )
     try:
         return path.stem, tomllib.loads(path.read_text(encoding="utf-8"))

@@ -128,10 +128,13 @@ def test_a_missing_or_empty_prompt_has_an_error_of_its_own(fields: dict[str, str
 
 def test_all_bad_fields_are_named_at_once() -> None:
     with pytest.raises(InvalidParameterError) as caught:
-        GenerationRequest(prompt="x", seed=-5, num_images=9, sise="1")
+        GenerationRequest(
+            prompt="x", seed=-5, num_images=9, size="1*1", invert_depth=True, sise="1"
+        )
 
-    assert len(caught.value.problems) == 3
-    assert all(name in str(caught.value) for name in ("seed", "num_images", "sise"))
+    assert len(caught.value.problems) == 5
+    named = ("seed=-5", "num_images=9", "size='1*1' has width 1", "invert_depth", "sise")
+    assert all(name in str(caught.value) for name in named)
 
 
 def test_http_ignores_unknown_fields_and_refuses_bad_ones() -> None:

@@ -102,7 +102,7 @@ def generate(
         request = GenerationRequest(**fields)
         warn_about_fields_for_servers(fields)
         prediction = run(request, profile or "auto", given_settings(ctx), out)
-    report(prediction, out, as_json=as_json)
+    report(prediction, as_json=as_json)
 
 
 def run(
@@ -135,14 +135,14 @@ def paint(request: GenerationRequest, profile: str, settings: dict[str, Any]) ->
         return engine.generate(request, on_step=progress.on_step)
 
 
-def report(prediction: Prediction, out: Path, *, as_json: bool) -> None:
+def report(prediction: Prediction, *, as_json: bool) -> None:
     """Say what was made: results on standard output, the rest on standard error."""
     warn_about_withheld(prediction)
     say(summary(prediction))
     if as_json:
         echo_json(prediction.envelope())
         return
-    for path in sorted(out.expanduser().glob(f"{prediction.id}-*")):
+    for path in prediction.saved_paths:
         click.echo(str(path))
 
 

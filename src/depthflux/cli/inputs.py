@@ -118,13 +118,7 @@ def read_source(image: object, settings: EngineSettings) -> SourceImage:
     """
     from depthflux.images import ReadLimits, read_image
 
-    limits = ReadLimits(
-        max_bytes=settings.max_image_bytes,
-        max_pixels=settings.max_image_pixels,
-        allow_private_addresses=settings.allow_private_addresses,
-        total_timeout_s=settings.fetch_timeout_s,
-    )
-    return read_image(image, limits=limits)
+    return read_image(image, limits=ReadLimits.from_settings(settings))
 
 
 def with_source(request: GenerationRequest, settings: EngineSettings) -> GenerationRequest:

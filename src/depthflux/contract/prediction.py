@@ -102,6 +102,7 @@ class Prediction:
         record: what is needed to make the first picture again; see `depthflux.images.read_record`.
         id: 32 hexadecimal digits.
         created_at: when the request was taken, UTC.
+        saved_paths: where `save` wrote the pictures last; empty before.
     """
 
     request: GenerationRequest
@@ -114,20 +115,21 @@ class Prediction:
     record: dict[str, Any]
     id: str = dataclasses.field(default_factory=lambda: uuid.uuid4().hex)
     created_at: datetime = dataclasses.field(default_factory=lambda: datetime.now(UTC))
-    _saved: list[str] = dataclasses.field(default_factory=list, repr=False)
-    _saved_envelope: str = dataclasses.field(default="", repr=False)
+    saved_paths: list[Path] = dataclasses.field(default_factory=list)
+    _envelope_path: Path | None = dataclasses.field(default=None, repr=False)
 
     def envelope(self) -> dict[str, Any]:
         """The hosted response; outputs are data URIs until `save`, file URLs after it."""
         if self.request.enable_base64_output:
             outputs = [file.as_base64() for file in self.files]
         else:
-            outputs = list(self._saved) or [file.as_data_uri() for file in self.files]
+            outputs = [path.as_uri() for path in self.saved_paths]
+            outputs = outputs or [file.as_data_uri() for file in self.files]
         data = PredictionData(
             id=self.id,
             model=self.model,
             outputs=outputs,
-            urls=PredictionUrls(get=self._saved_envelope),
+            urls=PredictionUrls(get=self._envelope_path.as_uri() if self._envelope_path else ""),
             has_nsfw_contents=self.has_nsfw_contents,
             status="completed",
             created_at=format_time(self.created_at),
@@ -151,19 +153,18 @@ class Prediction:
         """
         folder = Path(folder).expanduser().resolve()
         make_folder(folder)
-        before = (self._saved, self._saved_envelope)
+        before = (self.saved_paths, self._envelope_path)
         paths = [folder / f"{self.id}-{i}.{f.extension}" for i, f in enumerate(self.files)]
         document = folder / f"{self.id}.json"
         new = [path for path in [*paths, document] if not path.exists()]
         try:
             for path, file in zip(paths, self.files, strict=True):
                 write_atomically(path, file.data)
-            self._saved = [path.as_uri() for path in paths]
-            self._saved_envelope = document.as_uri()
+            self.saved_paths, self._envelope_path = paths, document
             envelope = self.envelope()
             write_atomically(document, (json.dumps(envelope, indent=2) + "\n").encode())
         except BaseException:
-            self._saved, self._saved_envelope = before
+            self.saved_paths, self._envelope_path = before
             # What an earlier save of this prediction left here is good and stays.
             for path in new:
                 path.unlink(missing_ok=True)

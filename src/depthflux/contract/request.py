@@ -198,21 +198,22 @@ class GenerationRequest(BaseModel):
     @field_validator("size")
     @classmethod
     def _size_is_in_range(cls, size: str) -> str:
-        parse_size(size)
+        try:
+            parse_size(size)
+        except InvalidParameterError as error:
+            # pydantic goes on to the other fields after a ValueError only.
+            raise ValueError(error) from error
         return size
 
     @field_validator("invert_depth")
     @classmethod
     def _only_a_supplied_map_is_inverted(cls, invert: bool, info: ValidationInfo) -> bool:
         if invert and info.data.get("preprocess_depth", True):
-            allowed = "true only together with preprocess_depth=false"
-            raise InvalidParameterError(
+            message = (
                 "invert_depth=True turns a supplied depth map round, but the depth is estimated "
-                f"here; allowed: {allowed}.",
-                field="invert_depth",
-                value=True,
-                allowed=allowed,
+                "here; allowed: true only together with preprocess_depth=false."
             )
+            raise ValueError(message)
         return invert
 
     @property
@@ -327,9 +328,8 @@ def _translate(error: ValidationError, fields: Mapping[str, Any]) -> InvalidPara
         else:
             allowed = describe_allowed(name)
             problem = _problem(name, value, allowed, absent=name not in fields)
-            cause = finding.get("ctx", {}).get("error")
-            if isinstance(cause, InvalidParameterError):
-                problem = str(cause)
+            # Our own validators say what is wrong themselves, where there is more to say.
+            problem = str(finding.get("ctx", {}).get("error") or "") or problem
         missing = missing and name == "prompt" and not str(value or "").strip()
         if problem not in problems:
             problems.append(problem)

@@ -118,20 +118,6 @@ class Engine:
         with self._lock, torch.no_grad(), translated_failures(request):
             return self._run(request.with_seed_drawn(), on_step)
 
-    def depth(self, request: GenerationRequest) -> Image.Image:
-        """The depth map that a request's pictures would be guided by, mode "L", near = white.
-
-        Raises:
-            UnreadableImageError: the control image is no usable picture.
-            ImageFetchError: the control image could not be fetched.
-        """
-        with self._lock, torch.no_grad(), translated_failures(request):
-            canvas = self._canvas(request)
-            placed, _, _ = self._place_depth(request, canvas)
-            return depth_picture(
-                placed, canvas, quantized=is_quantized(request.depth_normalization)
-            )
-
     def _run(self, request: GenerationRequest, on_step: OnStep | None) -> Prediction:
         """The recipe. Step 1, validating the request, has happened when it was made."""
         clock = PhaseClock(self.model.placement.device)
@@ -199,18 +185,10 @@ class Engine:
         self, request: GenerationRequest, canvas: Canvas
     ) -> tuple[np.ndarray, SourceImage, list[str]]:
         """Steps 2 to 4: the normalised depth on the canvas, the source image, warnings."""
-        values = self.settings.values
         if request.preprocess_depth and self.estimator is None:
             self.model.files.require_estimator()
-        source = read_image(
-            request.control_image,
-            limits=ReadLimits(
-                max_bytes=values.max_image_bytes,
-                max_pixels=values.max_image_pixels,
-                allow_private_addresses=values.allow_private_addresses,
-                total_timeout_s=values.fetch_timeout_s,
-            ),
-        )
+        limits = ReadLimits.from_settings(self.settings.values)
+        source = read_image(request.control_image, limits=limits)
         mode = request.depth_normalization
         warnings: list[str] = []
         if request.preprocess_depth and self.estimator is not None:

@@ -124,6 +124,7 @@ def request_from_record(
     try:
         fields = dict(record["request"])
         fields |= {"seed": record["picture"]["seed"], "num_images": 1}
+        fields.pop("control_image", None)  # it stands elsewhere in a record
         source = record["control_image"]
         if control_image is None:
             control_image = _recorded_image(source)

@@ -7,6 +7,9 @@ they are enforced; every one of them is checked before the work it bounds.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
+
+from depthflux.settings import EngineSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +43,16 @@ class ReadLimits:
     read_timeout_s: float = 10.0
     total_timeout_s: float = 30.0
     max_redirects: int = 3
+
+    @classmethod
+    def from_settings(cls, settings: EngineSettings) -> Self:
+        """The limits that the settings say."""
+        return cls(
+            max_bytes=settings.max_image_bytes,
+            max_pixels=settings.max_image_pixels,
+            allow_private_addresses=settings.allow_private_addresses,
+            total_timeout_s=settings.fetch_timeout_s,
+        )
 
 
 DEFAULT_LIMITS = ReadLimits()

@@ -106,8 +106,16 @@ def test_without_the_image_inside_the_replay_asks_for_it(
         ({"picture": {}}, InvalidParameterError),
         ({"control_image": {"base64": "!!"}}, UnreadableImageError),
         ({"request": {"prompt": "x", "size": "1*1"}}, InvalidParameterError),
+        ({"request": {"prompt": "", "control_image": "/etc/passwd"}}, InvalidParameterError),
     ],
-    ids=["version", "no request", "no seed", "damaged image", "bad field"],
+    ids=[
+        "version",
+        "no request",
+        "no seed",
+        "damaged image",
+        "bad field",
+        "a second control image",
+    ],
 )
 def test_a_damaged_record_is_refused(
     change: dict[str, object],

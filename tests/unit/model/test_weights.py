@@ -46,7 +46,7 @@ def test_without_an_estimator_supplied_depth_maps_still_work(
 
     engine = load(folder)
     prediction = engine.generate(**request, num_inference_steps=1, preprocess_depth=False)
-    with pytest.raises(WeightsMissingError, match="no depth estimator .* preprocess_depth=false"):
+    with pytest.raises(WeightsMissingError, match=r"no depth estimator .* preprocess_depth=false"):
         engine.generate(**request)
 
     assert "No depth estimator" in caplog.text
@@ -54,7 +54,7 @@ def test_without_an_estimator_supplied_depth_maps_still_work(
 
 
 def test_an_estimator_that_was_chosen_must_be_there(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(WeightsMissingError, match="none of these is there: .*/nowhere"):
+    with pytest.raises(WeightsMissingError, match=r"none of these is there: .*/nowhere"):
         depthflux.load("reference", model=str(folder), depth_estimator=tmp_path / "nowhere")
 
 
