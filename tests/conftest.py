@@ -7,6 +7,7 @@ written by the builder that makes the demo model. With an 8x VAE they have FLUX'
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,6 +36,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in marked:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device; torch sees none"))
+
+
+@pytest.fixture(autouse=True)
+def _no_cuda_but_where_it_is_meant(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a machine with a GPU, too, only tests with the mark see it."""
+    if request.node.get_closest_marker("gpu"):
+        return
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # for processes that a test starts
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_our_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What is remembered between runs must not hide what a test would see on a new machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -90,7 +112,20 @@ def depth_ramp() -> Image.Image:
 def pytest_runtest_makereport(item: pytest.Item) -> object:
     """In continuous integration nothing but a GPU may be missing: any other skip is a failure."""
     report = yield
-    if report.skipped and os.environ.get("CI") == "true" and not item.get_closest_marker("gpu"):
+    if not item.get_closest_marker("gpu") and not hasattr(report, "wasxfail"):
+        _fail_where_skipped(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> object:
+    """The same for a module that skips itself while it is imported."""
+    report = yield
+    _fail_where_skipped(report)
+    return report
+
+
+def _fail_where_skipped(report: object) -> None:
+    if report.skipped and os.environ.get("CI") == "true":
         report.outcome = "failed"
         report.longrepr = f"skipped although CI=true: {report.longrepr}"
-    return report

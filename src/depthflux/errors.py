@@ -35,6 +35,9 @@ other libraries are translated where they are called; this module knows none of 
 
 from __future__ import annotations
 
+import difflib
+import re
+from collections.abc import Sequence
 from typing import ClassVar
 
 #: How much of a value an error message repeats; a data URI of 5 MB must not fill the screen.
@@ -50,8 +53,31 @@ def show(value: object) -> str:
         return f"{len(value)} bytes"
     if not isinstance(value, str | int | float | bool | list | tuple | dict | type(None)):
         return f"a {type(value).__name__}"
+    if isinstance(value, int) and abs(value) >= 10**MAX_SHOWN_CHARACTERS:
+        # Python refuses to write out integers of several thousand digits.
+        return f"a number of about {int(value.bit_length() * 0.30103) + 1} digits"
     text = repr(value)
     return text if len(text) <= MAX_SHOWN_CHARACTERS else text[: MAX_SHOWN_CHARACTERS - 1] + "…"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of another library's message without its full stop, for a message of ours."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].rstrip(".")
+
+
+def unknown_name_problem(name: str, known: Sequence[str], *, kind: str = "field") -> str:
+    """One line about an unknown name, with the nearest known one where there is one.
+
+    Args:
+        name: what was given; quoted where it holds anything that a terminal might act on.
+        known: the names there are.
+        kind: what the name is of, such as `field` or `command`.
+    """
+    shown = name if re.fullmatch(r"[\w.-]{1,60}", name, re.ASCII) else show(name)
+    near = difflib.get_close_matches(name[:MAX_SHOWN_CHARACTERS], known, n=1, cutoff=0.6)
+    hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(known)}."
+    return f"{shown}: there is no such {kind}{hint}"
 
 
 class DepthFluxError(Exception):
@@ -182,19 +208,7 @@ class GenerationError(DepthFluxError):
 
 
 class OutOfMemoryError(GenerationError):
-    """The device's memory ran out; the message says what to lower.
-
-    Attributes:
-        needed_bytes: what the failed allocation asked for, None where it is not known.
-        free_bytes: what was free then, None where it is not known.
-    """
-
-    def __init__(
-        self, message: str, *, needed_bytes: int | None = None, free_bytes: int | None = None
-    ) -> None:
-        super().__init__(message)
-        self.needed_bytes = needed_bytes
-        self.free_bytes = free_bytes
+    """The device's or the computer's memory ran out; the message says what to lower."""
 
 
 class NonFiniteError(GenerationError):

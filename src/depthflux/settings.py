@@ -10,7 +10,6 @@ Knows nothing of torch: whether a device can be had is found out when the model 
 
 from __future__ import annotations
 
-import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,8 +18,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from depthflux.contract import unknown_field_problem
-from depthflux.errors import SettingsError, show
+from depthflux.errors import SettingsError, first_line, show, unknown_name_problem
 
 ENVIRONMENT_PREFIX = "DEPTHFLUX_"
 #: Variables with the prefix that are no settings of the engine.
@@ -53,17 +51,28 @@ class EngineSettings(BaseModel):
     device: str = Field(
         "auto",
         pattern=r"^(auto|cpu|cuda(:\d+)?)$",
-        description="Where the model runs: auto, cpu, cuda or cuda:N; auto prefers CUDA.",
+        description="Where the model runs; auto prefers CUDA.",
+        json_schema_extra={"allowed": "auto, cpu, cuda or cuda:N"},
     )
     dtype: Dtype = Field("float32", description="What the model computes in.")
     compile: bool | Literal["auto"] = Field(
-        "auto", description="torch.compile of the transformer's blocks; auto: on CUDA only."
+        "auto",
+        description="torch.compile of the transformer's blocks; auto: on CUDA only.",
+        json_schema_extra={"allowed": "true, false or auto"},
     )
     threads: int | None = Field(
-        None, ge=1, le=1024, description="CPU threads of torch; without it, torch's own choice."
+        None,
+        ge=1,
+        le=1024,
+        description="CPU threads of torch, in the whole process; without it, torch's own choice.",
+        json_schema_extra={"allowed": "a whole number from 1 to 1024"},
     )
     safety_threshold: float | None = Field(
-        None, ge=0, le=1, description="Scores above it are withheld; without it, the checker's own."
+        None,
+        ge=0,
+        le=1,
+        description="Pictures that score it or more are withheld; without it, the checker's own.",
+        json_schema_extra={"allowed": "a number from 0 to 1"},
     )
     embed_control_image: bool = Field(
         True, description="Put the control image into each picture's record, for --from-record."
@@ -72,13 +81,23 @@ class EngineSettings(BaseModel):
         False, description="Fetch control images from private and loopback addresses, too."
     )
     max_image_bytes: int = Field(
-        32 * 2**20, ge=1024, description="Largest control image accepted, in bytes."
+        32 * 2**20,
+        ge=1024,
+        description="Largest control image accepted, in bytes.",
+        json_schema_extra={"allowed": "a whole number from 1024"},
     )
     max_image_pixels: int = Field(
-        2**26, ge=1, description="Largest control image accepted, in pixels."
+        2**26,
+        ge=1,
+        description="Largest control image accepted, in pixels.",
+        json_schema_extra={"allowed": "a whole number from 1"},
     )
     fetch_timeout_s: float = Field(
-        30.0, gt=0, le=600, description="Longest time that fetching a control image may take."
+        30.0,
+        gt=0,
+        le=600,
+        description="Longest time that fetching a control image may take.",
+        json_schema_extra={"allowed": "seconds, more than 0, at most 600"},
     )
 
     @model_validator(mode="after")
@@ -135,7 +154,8 @@ def resolve_settings(
     for layer, entries in layers:
         for setting, value in entries.items():
             if setting not in known:
-                problems.append(f"{layer}: {unknown_field_problem(setting, known)}")
+                problem = unknown_name_problem(setting, known, kind="setting")
+                problems.append(f"{layer}: {problem}")
                 continue
             values[setting] = value
             suffix = f" {ENVIRONMENT_PREFIX}{setting.upper()}" if layer == "environment" else ""
@@ -156,11 +176,11 @@ def profile_names() -> list[str]:
 def describe_setting(name: str) -> str:
     """What a setting takes, in words."""
     field = EngineSettings.model_fields[name]
-    annotation = field.annotation
-    options = get_args(annotation) if get_origin(annotation) is Literal else ()
-    if options:
-        return "one of " + ", ".join(map(str, options))
-    return field.description or ""
+    if isinstance(field.json_schema_extra, dict):
+        return str(field.json_schema_extra["allowed"])
+    if get_origin(field.annotation) is Literal:
+        return "one of " + ", ".join(map(str, get_args(field.annotation)))
+    return "true or false" if field.annotation is bool else "a path or a name"
 
 
 def _read_profile(profile: str | Path) -> tuple[str, dict[str, Any]]:
@@ -168,17 +188,18 @@ def _read_profile(profile: str | Path) -> tuple[str, dict[str, Any]]:
     if path.suffix != ".toml":
         path = _configs_folder() / f"{profile}.toml"
         if str(profile) not in profile_names():
-            problem = unknown_field_problem(str(profile), profile_names())
+            problem = unknown_name_problem(str(profile), profile_names(), kind="profile")
             raise SettingsError(
-                f"profile {problem}".replace("such field", "such profile"),
-                fix="Profiles of your own are given by the path of a .toml file.",
+                f"profile {problem}",
+                fix="Give a profile of your own by the path of its .toml file, and a model's "
+                "folder with a slash in it, such as ./model.",
             )
     try:
         return path.stem, tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingsError(f"cannot read the profile {path}: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"the profile {path} is no valid TOML: {error}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise SettingsError(f"the profile {path} is no valid TOML: {first_line(error)}.") from error
 
 
 def _configs_folder() -> Path:
@@ -189,18 +210,13 @@ def _configs_folder() -> Path:
 
 
 def _read_environment(environment: Mapping[str, str]) -> dict[str, Any]:
-    """Settings among the variables: `true`, numbers and `null` read as JSON, the rest as text."""
-    found: dict[str, Any] = {}
-    for variable, text in environment.items():
-        name = variable.removeprefix(ENVIRONMENT_PREFIX)
-        if name == variable or name in OTHER_VARIABLES:
-            continue
-        try:
-            value = json.loads(text)
-        except ValueError:
-            value = text
-        found[name.lower()] = value if isinstance(value, bool | int | float | None) else text
-    return found
+    """Settings among the variables, as text that is read when it is checked; `null` unsets."""
+    names = {variable: variable.removeprefix(ENVIRONMENT_PREFIX) for variable in environment}
+    return {
+        name.lower(): None if environment[variable] == "null" else environment[variable]
+        for variable, name in names.items()
+        if name != variable and name not in OTHER_VARIABLES
+    }
 
 
 def _translate(
@@ -213,7 +229,7 @@ def _translate(
             continue
         name = str(finding["loc"][0])
         problems[name] = (
-            f"{name}={show(values.get(name))} ({sources[name]}): "
-            f"{finding['msg'][0].lower()}{finding['msg'][1:]}; {describe_setting(name)}"
+            f"{name}={show(values.get(name))} ({sources[name]}) is not allowed; "
+            f"allowed: {describe_setting(name)}."
         )
     return SettingsError(" ".join(problems.values()), fix="See: depthflux config show.")

@@ -17,8 +17,8 @@ SOURCE = Path(depthflux.__file__).parent
 LAYERS = [
     "errors",
     "files",
-    "contract",
     "settings",
+    "contract",
     "images",
     "depth",
     "canvas",

@@ -106,8 +106,12 @@ def test_every_addition_to_the_hosted_fields_is_optional_and_off() -> None:
         ({"invert_depth": True}, "only together with preprocess_depth=false"),
         ({"control_scal": 1}, "control_scal: there is no such field; did you mean control_scale?"),
         ({"zzz": 1}, "zzz: there is no such field; known are prompt"),
+        ({"zz\x1b]0;owned\x07\u202e": 1}, r"'zz\x1b]0;owned\x07\u202e': there is no such field"),
+        ({"self": 1}, "self: there is no such field"),
+        ({"control_scale": 10**400}, "control_scale=a number of about 401 digits is not allowed"),
+        ({"seed": 10**5000}, "seed=a number of about 5001 digits is not allowed"),
     ],
-    ids=lambda value: str(value)[:40] if isinstance(value, dict) else "",
+    ids=lambda value: "+".join(value) if isinstance(value, dict) else "",
 )
 def test_a_bad_value_is_refused_with_field_value_and_what_is_allowed(
     fields: dict[str, object], message: str
@@ -124,6 +128,17 @@ def test_a_bad_value_is_refused_with_field_value_and_what_is_allowed(
 def test_a_missing_or_empty_prompt_has_an_error_of_its_own(fields: dict[str, str]) -> None:
     with pytest.raises(MissingParameterError, match="prompt"):
         GenerationRequest(**fields)
+
+
+def test_half_a_surrogate_pair_is_no_text() -> None:
+    with pytest.raises(InvalidParameterError, match="surrogate") as caught:
+        GenerationRequest(prompt="a \ud800 b")
+
+    str(caught.value).encode()  # the message itself can be printed
+
+
+def test_a_request_shown_in_a_terminal_is_short() -> None:
+    assert len(repr(GenerationRequest(prompt="x", control_image="A" * 100_000))) < 1000
 
 
 def test_all_bad_fields_are_named_at_once() -> None:

@@ -53,6 +53,8 @@ def test_the_profiles_of_the_first_release_are_there() -> None:
         ({"profile": "demo", "arguments": {"threads": 0}}, "threads=0"),
         ({"profile": "demo", "arguments": {"control_lora": "x"}}, "has a control LoRA of its own"),
         ({"profile": "/none/x.toml"}, "cannot read the profile"),
+        ({"profile": "demo", "arguments": {"compile": "maybe"}}, "allowed: true, false or auto"),
+        ({"profile": "demo", "arguments": {"safety_threshold": 2}}, "a number from 0 to 1"),
     ],
     ids=lambda value: str(value)[:50] if isinstance(value, dict) else "",
 )
@@ -61,6 +63,30 @@ def test_bad_settings_are_refused_with_a_hint(call: dict[str, object], message: 
         resolve_settings(**call)
 
     assert "\n" not in str(caught.value)
+
+
+def test_variables_are_text_that_is_read_by_the_settings_type() -> None:
+    resolved = resolve_settings(
+        "exact",
+        environment={
+            "DEPTHFLUX_WEIGHTS_DIR": "2024",
+            "DEPTHFLUX_MODEL": "1",
+            "DEPTHFLUX_COMPILE": "false",
+            "DEPTHFLUX_SAFETY_THRESHOLD": "0.5",
+            "DEPTHFLUX_THREADS": "null",
+        },
+    ).values
+
+    assert (resolved.weights_dir, resolved.model) == (Path("2024"), "1")
+    assert (resolved.compile, resolved.safety_threshold, resolved.threads) == (False, 0.5, None)
+
+
+def test_a_profile_nested_beyond_reason_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "deep.toml"
+    path.write_text("x = " + "[" * 100_000)
+
+    with pytest.raises(SettingsError, match="no valid TOML"):
+        resolve_settings(path)
 
 
 def test_a_profile_file_of_ones_own_is_read(tmp_path: Path) -> None:

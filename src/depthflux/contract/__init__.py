@@ -34,7 +34,6 @@ from depthflux.contract.request import (
     field_range,
     parameter_table,
     parse_size,
-    unknown_field_problem,
 )
 
 __all__ = [
@@ -63,5 +62,4 @@ __all__ = [
     "format_time",
     "parameter_table",
     "parse_size",
-    "unknown_field_problem",
 ]

@@ -72,7 +72,7 @@ class OutputFile:
         extension: without a dot, such as `png`.
     """
 
-    data: bytes
+    data: bytes = dataclasses.field(repr=False)
     media_type: str
     extension: str
 
@@ -112,7 +112,7 @@ class Prediction:
     files: list[OutputFile]
     has_nsfw_contents: list[bool]
     timings: dict[str, int]
-    record: dict[str, Any]
+    record: dict[str, Any] = dataclasses.field(repr=False)
     id: str = dataclasses.field(default_factory=lambda: uuid.uuid4().hex)
     created_at: datetime = dataclasses.field(default_factory=lambda: datetime.now(UTC))
     saved_paths: list[Path] = dataclasses.field(default_factory=list)

@@ -8,8 +8,8 @@ Knows nothing of models or of pictures' pixels.
 
 from __future__ import annotations
 
-import difflib
 import json
+import math
 import numbers
 import operator
 import random
@@ -28,7 +28,12 @@ from pydantic import (
     field_validator,
 )
 
-from depthflux.errors import InvalidParameterError, MissingParameterError, show
+from depthflux.errors import (
+    InvalidParameterError,
+    MissingParameterError,
+    show,
+    unknown_name_problem,
+)
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -67,7 +72,10 @@ def _whole_number(value: Any) -> Any:
 
 def _real_number(value: Any) -> Any:
     is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    return float(value) if is_real else value
+    try:
+        return float(value) if is_real else value
+    except OverflowError:  # an integer of hundreds of digits
+        return math.inf
 
 
 WholeNumber = Annotated[int, BeforeValidator(_whole_number)]
@@ -95,6 +103,7 @@ class GenerationRequest(BaseModel):
     )
     control_image: Annotated[Any, WithJsonSchema({"type": "string"})] = Field(
         DEFAULT_CONTROL_IMAGE,
+        repr=False,
         description=(
             "The picture whose depth guides the result: a path, URL, data URI or base64; "
             "in Python also bytes, a PIL image or a numpy array."
@@ -106,7 +115,7 @@ class GenerationRequest(BaseModel):
         ge=0,
         le=2,
         allow_inf_nan=False,
-        description="How strongly the depth guides the result; 0 leaves the base model alone.",
+        description="How strongly the depth guides the result: the scale of the control LoRA.",
     )
     seed: WholeNumber = Field(
         RANDOM_SEED,
@@ -166,7 +175,7 @@ class GenerationRequest(BaseModel):
         json_schema_extra={"allowed": "an empty list"},
     )
 
-    def __init__(self, **fields: Any) -> None:
+    def __init__(self, /, **fields: Any) -> None:
         try:
             super().__init__(**fields)
         except ValidationError as error:
@@ -186,6 +195,14 @@ class GenerationRequest(BaseModel):
     def _prompt_is_not_empty(cls, prompt: str) -> str:
         if not prompt.strip():
             raise ValueError
+        try:
+            prompt.encode()
+        except UnicodeEncodeError as error:
+            message = (
+                f"prompt={show(prompt)} holds half a surrogate pair, which is no text; "
+                "allowed: any Unicode text that is not empty."
+            )
+            raise ValueError(message) from error
         return prompt
 
     @field_validator("control_image")
@@ -307,13 +324,6 @@ def parameter_table() -> str:
     return "\n".join(lines) + "\n"
 
 
-def unknown_field_problem(name: str, known: list[str]) -> str:
-    """One line about an unknown name, with the nearest known one where there is one."""
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(known)}."
-    return f"{name}: there is no such field{hint}"
-
-
 def _translate(error: ValidationError, fields: Mapping[str, Any]) -> InvalidParameterError:
     """All of pydantic's findings as one error of ours, the first one's field in front."""
     problems: list[str] = []
@@ -324,7 +334,7 @@ def _translate(error: ValidationError, fields: Mapping[str, Any]) -> InvalidPara
         value = fields.get(name)
         if finding["type"] == "extra_forbidden":
             known = list(GenerationRequest.model_fields)
-            problem, allowed = unknown_field_problem(name, known), ", ".join(known)
+            problem, allowed = unknown_name_problem(name, known), ", ".join(known)
         else:
             allowed = describe_allowed(name)
             problem = _problem(name, value, allowed, absent=name not in fields)

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from depthflux.depth.estimator import EstimatorCard, Gives
-from depthflux.errors import WeightsCorruptError, WeightsMissingError, show
+from depthflux.errors import WeightsCorruptError, WeightsMissingError, first_line, show
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +32,7 @@ PROCESSOR_FILE = "preprocessor_config.json"
 WEIGHTS_FILE = "model.safetensors"
 
 #: What an operator can do about a folder that is not usable.
-FIX = "Run `depthflux weights pull`, or name another folder with the depth_estimator setting."
+FIX = "Copy it again as weights/README.md says, or name another folder with depth_estimator."
 
 #: Nearer than this a metric model's depth is taken as this, in metres: its reciprocal would
 #: otherwise be unbounded. NYU Depth v2 and KITTI evaluations count no depth below 1e-3 either.
@@ -269,11 +269,11 @@ def _load_model(folder: Path, dtype: torch.dtype | None) -> Any:
             )
     except SafetensorError as error:
         raise WeightsCorruptError(
-            f"{file} is truncated or no safetensors file: {_line(error)}.", fix=FIX
+            f"{file} is truncated or no safetensors file: {first_line(error)}.", fix=FIX
         ) from error
     except (StrictDataclassError, OSError, ValueError, TypeError, RuntimeError) as error:
         raise WeightsCorruptError(
-            f"{folder / CONFIG_FILE} does not describe a model that can be built: {_line(error)}.",
+            f"{folder / CONFIG_FILE} describes no model that can be built: {first_line(error)}.",
             fix=FIX,
         ) from error
     _refuse_mismatch(file, report)
@@ -307,7 +307,7 @@ def _load_processor(folder: Path) -> Any:
     except (OSError, ValueError, TypeError) as error:
         raise WeightsCorruptError(
             f"{folder / PROCESSOR_FILE} does not describe Depth Anything's preprocessing: "
-            f"{_line(error)}.",
+            f"{first_line(error)}.",
             fix=FIX,
         ) from error
 
@@ -326,9 +326,3 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if had_bars:
             logging.enable_progress_bar()
-
-
-def _line(error: Exception) -> str:
-    """Another library's message on one line, without its full stop, cut where it rambles."""
-    text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-    return text if len(text) <= MAX_QUOTED_CHARACTERS else text[: MAX_QUOTED_CHARACTERS - 1] + "…"

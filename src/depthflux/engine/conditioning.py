@@ -8,7 +8,6 @@ Knows nothing of noise or steps taken.
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -144,14 +143,8 @@ def _tokenize(tokenizer: Any, prompt: str, length: int) -> torch.Tensor:
 
 def _cut_text(model: Model, prompt: str) -> str:
     """The end of a prompt that is beyond the model's T5 length; empty where all of it fits."""
-    # transformers warns about a long prompt by itself; what happens to it is said in the record.
-    logger = logging.getLogger("transformers.tokenization_utils_base")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        ids = model.tokenizer_2([prompt], padding=False).input_ids[0]
-    finally:
-        logger.setLevel(level)
+    # verbose: transformers would warn about a long prompt; ours stands in the record.
+    ids = model.tokenizer_2([prompt], padding=False, verbose=False).input_ids[0]
     if len(ids) <= model.max_prompt_tokens:
         return ""
     return str(model.tokenizer_2.decode(ids[model.max_prompt_tokens - 1 : -1]))

@@ -9,7 +9,10 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +21,8 @@ import torch
 from PIL import Image
 
 from depthflux.canvas import Canvas, control_image, depth_picture, place
-from depthflux.contract import GenerationRequest, OutputFile, Prediction
+from depthflux.contract import GenerationRequest, OutputFile, Prediction, format_time
 from depthflux.depth import (
-    DepthEstimator,
     far_value,
     is_quantized,
     normalize,
@@ -32,11 +34,11 @@ from depthflux.engine import provenance
 from depthflux.engine.compilation import Compilation, compile_model
 from depthflux.engine.conditioning import encode_control, encode_prompt, prepare_constants
 from depthflux.engine.denoiser import OnStep, denoise
-from depthflux.engine.failures import translated_failures
+from depthflux.engine.failures import translated_failures, translated_load_failures
 from depthflux.engine.latents import decode
 from depthflux.engine.selection import select_settings
 from depthflux.engine.timing import PhaseClock
-from depthflux.errors import InvalidParameterError
+from depthflux.errors import GenerationError, InvalidParameterError, show
 from depthflux.images import (
     EXTENSIONS,
     MEDIA_TYPES,
@@ -47,7 +49,7 @@ from depthflux.images import (
 )
 from depthflux.model.loading import Model, load_model
 from depthflux.model.placement import place as place_model
-from depthflux.model.weights import find_model
+from depthflux.model.weights import ModelFiles, find_model
 from depthflux.safety import SafetyChecker, placeholder
 from depthflux.settings import ResolvedSettings
 
@@ -72,7 +74,7 @@ class Engine:
         self,
         settings: ResolvedSettings,
         model: Model,
-        estimator: DepthEstimator | None,
+        estimator: DepthAnything | None,
         safety: SafetyChecker,
         compilation: Compilation,
     ) -> None:
@@ -81,7 +83,11 @@ class Engine:
         self.estimator = estimator
         self.safety = safety
         self.compilation = compilation
-        self._lock = threading.Lock()
+        # Taken now, not after painting: the files may be exchanged while the engine lives, and
+        # hashing them is no part of an inference.
+        self._facts = provenance.describe_engine(settings, model, estimator, compilation)
+        self._lock = threading.RLock()
+        self._running = False
 
     def generate(
         self,
@@ -99,34 +105,61 @@ class Engine:
             fields: the request's fields, see `GenerationRequest`.
 
         Returns:
-            The prediction. Nothing is written to disk.
+            The prediction. No result is on disk before its `save`.
 
         Raises:
             InvalidParameterError: a field is unknown or out of range, before anything is computed.
             UnreadableImageError: the control image is no usable picture.
             ImageFetchError: the control image could not be fetched.
+            WeightsMissingError: depth is to be estimated, and there is no estimator.
             NonFiniteError: the model produced NaN or infinity.
             OutOfMemoryError: the device's memory ran out.
         """
-        if request is None:
-            request = GenerationRequest(**fields)
-        elif fields:
-            raise InvalidParameterError(
-                f"{', '.join(fields)}: given beside a request; put them into the request instead.",
-                field=next(iter(fields)),
-            )
-        with self._lock, torch.no_grad(), translated_failures(request):
-            return self._run(request.with_seed_drawn(), on_step)
+        created_at = datetime.now(UTC)
+        # 1  validate the request
+        request = _as_request(request, fields).with_seed_drawn()
+        if request.preprocess_depth and self.estimator is None:
+            self.model.files.require_estimator()
+        # 2  read the source image: before the lock, so that a slow host holds up nobody else
+        limits = ReadLimits.from_settings(self.settings.values)
+        start = time.perf_counter()
+        source = read_image(request.control_image, limits=limits)
+        read_ms = round(1000 * (time.perf_counter() - start))
+        with self._alone(), torch.no_grad(), translated_failures(request):
+            prediction = self._run(request, source, created_at, on_step)
+        prediction.timings["read"] = read_ms
+        return prediction
 
-    def _run(self, request: GenerationRequest, on_step: OnStep | None) -> Prediction:
-        """The recipe. Step 1, validating the request, has happened when it was made."""
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One run at a time: others wait, and a run inside a run is refused."""
+        with self._lock:
+            if self._running:
+                raise GenerationError(
+                    "generate was called from its own on_step; call it after the run is over."
+                )
+            self._running = True
+            try:
+                yield
+            finally:
+                self._running = False
+
+    def _run(
+        self,
+        request: GenerationRequest,
+        source: SourceImage,
+        created_at: datetime,
+        on_step: OnStep | None,
+    ) -> Prediction:
+        """The recipe from step 3 on."""
         clock = PhaseClock(self.model.placement.device)
-        canvas = self._canvas(request)
+        canvas = Canvas(*request.dimensions, grid=self.model.grid)
         quantized = is_quantized(request.depth_normalization)
 
-        # 2-4  read the source image, estimate its depth, place it on the canvas
+        # 3-4  estimate the depth or take the given map, place it on the canvas
         with clock.phase("depth"):
-            placed, source, warnings = self._place_depth(request, canvas)
+            depth, warnings = self._depth_of(source, request)
+            placed = place(depth, canvas, request.fit, far=far_value(request.depth_normalization))
             control = control_image(placed, quantized=quantized)
             depth_map = depth_picture(placed, canvas, quantized=quantized)
 
@@ -140,7 +173,7 @@ class Engine:
             if prompt.cut:
                 warnings.append(
                     f"the prompt is longer than {self.model.max_prompt_tokens} tokens; "
-                    f"what follows was cut: {prompt.cut!r}"
+                    f"what follows was cut: {show(prompt.cut)}"
                 )
 
         # 7-8  encode the control image, and everything else that is constant for the run
@@ -176,42 +209,39 @@ class Engine:
         # 12  the prediction
         for warning in warnings:
             logger.warning("%s", warning)
-        return self._prediction(request, canvas, source, shown, depth_map, flags, warnings, clock)
+        facts = {
+            "created_at": format_time(created_at),
+            **self._facts,
+            **provenance.describe_run(request, source, canvas, self.settings.values),
+            "safety": self.safety.identity() if request.enable_safety_checker else {},
+            "hardware": provenance.describe_machine(self.model.placement.device),
+            "warnings": warnings,
+        }
+        return self._prediction(request, created_at, shown, depth_map, flags, facts, clock)
 
-    def _canvas(self, request: GenerationRequest) -> Canvas:
-        return Canvas(*request.dimensions, grid=self.model.grid)
-
-    def _place_depth(
-        self, request: GenerationRequest, canvas: Canvas
-    ) -> tuple[np.ndarray, SourceImage, list[str]]:
-        """Steps 2 to 4: the normalised depth on the canvas, the source image, warnings."""
-        if request.preprocess_depth and self.estimator is None:
-            self.model.files.require_estimator()
-        limits = ReadLimits.from_settings(self.settings.values)
-        source = read_image(request.control_image, limits=limits)
+    def _depth_of(
+        self, source: SourceImage, request: GenerationRequest
+    ) -> tuple[np.ndarray, list[str]]:
+        """Normalised depth, float32 [H, W] of the source's size, and warnings about it."""
         mode = request.depth_normalization
-        warnings: list[str] = []
         if request.preprocess_depth and self.estimator is not None:
-            depth = normalize(self.estimator.estimate(source.rgb), mode)
-        else:
-            supplied = read_supplied(
-                source.rgb,
-                source.grey16,
-                is_coloured=source.is_coloured,
-                invert=request.invert_depth,
-            )
-            depth, warnings = normalize_supplied(supplied.depth, mode), list(supplied.warnings)
-        return place(depth, canvas, request.fit, far=far_value(mode)), source, warnings
+            return normalize(self.estimator.estimate(source.rgb), mode), []
+        supplied = read_supplied(
+            source.rgb,
+            source.grey16,
+            is_coloured=source.is_coloured,
+            invert=request.invert_depth,
+        )
+        return normalize_supplied(supplied.depth, mode), list(supplied.warnings)
 
     def _prediction(
         self,
         request: GenerationRequest,
-        canvas: Canvas,
-        source: SourceImage,
+        created_at: datetime,
         pictures: list[Image.Image],
         depth_map: Image.Image,
         flags: list[bool],
-        warnings: list[str],
+        facts: dict[str, Any],
         clock: PhaseClock,
     ) -> Prediction:
         """Step 12: encode the pictures with their records and put the prediction together."""
@@ -224,15 +254,11 @@ class Engine:
             has_nsfw_contents=flags,
             timings={},
             record={},
+            created_at=created_at,
         )
-        shared = {
-            **provenance.record_header(prediction.id, prediction.created_at),
-            **self._shared_record(request, canvas, source),
-            "warnings": warnings,
-        }
         records = [
-            provenance.record_of_picture(shared, index=index, seed=seed, withheld=flag)
-            for index, (seed, flag) in enumerate(zip(request.picture_seeds(), flags, strict=True))
+            provenance.record_of_picture(prediction.id, facts, index=i, seed=seed, withheld=flag)
+            for i, (seed, flag) in enumerate(zip(request.picture_seeds(), flags, strict=True))
         ]
         output_format = request.output_format
         with clock.phase("encode"):
@@ -247,40 +273,6 @@ class Engine:
         prediction.record = records[0]
         prediction.timings = clock.milliseconds()
         return prediction
-
-    def _shared_record(
-        self, request: GenerationRequest, canvas: Canvas, source: SourceImage
-    ) -> dict[str, Any]:
-        """What all records of a prediction share; depthflux.engine.provenance says what for."""
-        model = self.model
-        hashes = dict(model.files.sha256)
-        lora, estimator = hashes.pop("control_lora"), hashes.pop("depth_estimator", "")
-        card = self.estimator.card if self.estimator and request.preprocess_depth else None
-        return {
-            "request": provenance.describe_request(request),
-            "control_image": provenance.describe_source(
-                source, embed=self.settings.values.embed_control_image
-            ),
-            "depth": {
-                "estimator": card.name if card else "supplied",
-                "licence": card.licence if card else "",
-                "gives": card.gives if card else "",
-                "sha256": estimator if card else "",
-                "normalization": request.depth_normalization,
-            },
-            "canvas": provenance.describe_canvas(canvas),
-            "model": {"id": model.id, "sha256": hashes},
-            "control_lora": {"sha256": lora, "scale": request.control_scale},
-            "safety": self.safety.identity() if request.enable_safety_checker else {},
-            "profile": self.settings.profile,
-            "ran": {
-                "dtype": str(model.placement.dtype).removeprefix("torch."),
-                "compiled": self.compilation.applied,
-                "reason": self.compilation.reason,
-            },
-            "versions": provenance.describe_versions(),
-            "hardware": provenance.describe_machine(model.placement.device),
-        }
 
 
 def load(target: str | Path = "auto", **settings: Any) -> Engine:
@@ -304,14 +296,9 @@ def load(target: str | Path = "auto", **settings: Any) -> Engine:
     files = find_model(values)
     if values.threads is not None:
         torch.set_num_threads(values.threads)
-    model = load_model(files, placement)
-    # float32: the estimator is small, and its depth then does not depend on the profile.
-    estimator = None
-    if files.estimator is None:
-        logger.warning("No depth estimator beside %s: supply depth maps.", files.folder)
-    else:
-        card = DEMO if files.is_demo else None
-        estimator = DepthAnything.load(files.estimator, device=placement.device, card=card)
+    with translated_load_failures(placement.device):
+        model = load_model(files, placement)
+        estimator = load_estimator(files, placement.device)
     threshold = values.safety_threshold
     safety = SafetyChecker() if threshold is None else SafetyChecker(threshold=threshold)
     compilation = compile_model(model, values)
@@ -324,6 +311,36 @@ def load(target: str | Path = "auto", **settings: Any) -> Engine:
         compilation.reason,
     )
     return Engine(resolved, model, estimator, safety, compilation)
+
+
+def load_estimator(files: ModelFiles, device: torch.device) -> DepthAnything | None:
+    """The depth estimator of a model; None where it has none, which is said.
+
+    Raises:
+        WeightsCorruptError: its files are damaged or do not fit together.
+    """
+    if files.estimator is None:
+        logger.warning("No depth estimator beside %s: supply depth maps.", files.folder)
+        return None
+    # float32: the estimator is small, and its depth then does not depend on the profile.
+    return DepthAnything.load(files.estimator, device=device, card=DEMO if files.is_demo else None)
+
+
+def _as_request(request: GenerationRequest | None, fields: dict[str, Any]) -> GenerationRequest:
+    if request is None:
+        return GenerationRequest(**fields)
+    if not isinstance(request, GenerationRequest):
+        raise InvalidParameterError(
+            f"request={show(request)} is no GenerationRequest; give one, or its fields as keyword "
+            "arguments.",
+            field="request",
+        )
+    if fields:
+        raise InvalidParameterError(
+            f"{', '.join(fields)}: given beside a request; put them into the request instead.",
+            field=next(iter(fields)),
+        )
+    return request
 
 
 def _progress(on_step: OnStep | None, total: int) -> Callable[[], None]:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import torch
 
 from depthflux.contract import GenerationRequest
-from depthflux.errors import GenerationError, OutOfMemoryError
+from depthflux.errors import GenerationError, OutOfMemoryError, first_line
 
 
 @contextmanager
@@ -22,23 +22,39 @@ def translated_failures(request: GenerationRequest) -> Iterator[None]:
         OutOfMemoryError: the device's or the computer's memory ran out.
         GenerationError: torch.compile failed.
     """
+    advice = f"size={request.size} is too large for it; lower size, or close other programs"
+    with _memory_errors(advice):
+        try:
+            yield
+        except RuntimeError as error:
+            if not isinstance(error, torch._dynamo.exc.TorchDynamoException):
+                raise
+            raise GenerationError(
+                f"torch.compile failed: {first_line(error)}; run with compile=false to go "
+                "without it."
+            ) from error
+
+
+@contextmanager
+def translated_load_failures(device: torch.device) -> Iterator[None]:
+    """Load a model and raise torch's failures as ours.
+
+    Raises:
+        OutOfMemoryError: the model does not fit the device's or the computer's memory.
+    """
+    advice = f"the model does not fit {device}; use another device, or close other programs"
+    with _memory_errors(advice):
+        yield
+
+
+@contextmanager
+def _memory_errors(advice: str) -> Iterator[None]:
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:
-        raise _out_of_memory(request, error) from error
+        raise OutOfMemoryError(f"memory ran out: {first_line(error)}; {advice}.") from error
     except RuntimeError as error:
-        if "can't allocate memory" in str(error):  # torch's CPU allocator has no class of its own
-            raise _out_of_memory(request, error) from error
-        if isinstance(error, torch._dynamo.exc.TorchDynamoException):
-            reason = str(error).strip().splitlines()[0]
-            raise GenerationError(
-                f"torch.compile failed: {reason}; run with compile=false to go without it."
-            ) from error
-        raise
-
-
-def _out_of_memory(request: GenerationRequest, error: BaseException) -> OutOfMemoryError:
-    reason = (str(error).strip().splitlines() or ["no memory left"])[0]
-    return OutOfMemoryError(
-        f"memory ran out for size={request.size}: {reason} Lower size, or close other programs."
-    )
+        # torch's CPU allocator has no class of its own.
+        if "can't allocate memory" not in str(error):
+            raise
+        raise OutOfMemoryError(f"memory ran out: {first_line(error)}; {advice}.") from error

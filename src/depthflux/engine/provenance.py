@@ -11,22 +11,41 @@ Knows nothing of how pictures are computed or encoded.
 from __future__ import annotations
 
 import base64
-import binascii
 import importlib.metadata
+import os
 import platform
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
 import depthflux
 from depthflux.canvas import Canvas
-from depthflux.contract import GenerationRequest, format_time
-from depthflux.errors import InvalidParameterError, UnreadableImageError
+from depthflux.contract import MAX_SEED, GenerationRequest
+from depthflux.depth.depth_anything import DepthAnything
+from depthflux.engine.compilation import Compilation
+from depthflux.errors import InvalidParameterError, UnreadableImageError, show
 from depthflux.images import MAX_EMBEDDED_IMAGE_BYTES, ReadLimits, SourceImage, read_image
+from depthflux.model.loading import Model
 from depthflux.model.placement import device_name
+from depthflux.settings import Dtype, EngineSettings, ResolvedSettings, profile_names
 
 RECORD_VERSION = 1
+#: Models that a setting names by a word; any other is a folder's path.
+NAMED_MODELS = ("demo", "flux")
+#: More threads than this for each core are no record's business to ask for.
+MOST_THREADS_A_CORE = 4
+#: The parts of a record that can change pixels.
+COMPARED = (
+    "versions",
+    "hardware",
+    "ran",
+    "model",
+    "control_lora",
+    "estimator",
+    "control_image",
+    "safety",
+)
 #: Libraries that take part in computing a picture.
 COMPUTING_LIBRARIES = (
     "torch",
@@ -42,23 +61,68 @@ COMPUTING_LIBRARIES = (
 NOT_RECORDED = ("enable_sync_mode", "enable_base64_output", "webhook_url")
 
 
+def describe_engine(
+    settings: ResolvedSettings,
+    model: Model,
+    estimator: DepthAnything | None,
+    compilation: Compilation,
+) -> dict[str, Any]:
+    """What is the same for all pictures of an engine: hashes, versions, how it computes.
+
+    A model of one's own is named by its hashes only: its path may tell who made the picture.
+    """
+    hashes = dict(model.files.sha256)
+    card = estimator.card if estimator else None
+    lora_sha256, estimator_sha256 = hashes.pop("control_lora"), hashes.pop("depth_estimator", "")
+    chosen = settings.values.model
+    return {
+        "profile": settings.profile,
+        "model": {
+            "id": model.id,
+            "from": chosen if chosen in NAMED_MODELS else "folder",
+            "sha256": hashes,
+        },
+        "control_lora": {"sha256": lora_sha256},
+        "estimator": {
+            "name": card.name if card else "",
+            "licence": card.licence if card else "",
+            "gives": card.gives if card else "",
+            "sha256": estimator_sha256,
+        },
+        "ran": {
+            "dtype": str(model.placement.dtype).removeprefix("torch."),
+            "compiled": compilation.applied,
+            "reason": compilation.reason,
+        },
+        "versions": describe_versions(),
+    }
+
+
+def describe_run(
+    request: GenerationRequest, source: SourceImage, canvas: Canvas, settings: EngineSettings
+) -> dict[str, Any]:
+    """What is the same for all pictures of a request."""
+    return {
+        "request": {k: v for k, v in request.fields().items() if k not in NOT_RECORDED},
+        "control_image": describe_source(source, embed=settings.embed_control_image),
+        "canvas": {
+            "painted_width": canvas.painted_width,
+            "painted_height": canvas.painted_height,
+            "left": canvas.left,
+            "top": canvas.top,
+        },
+    }
+
+
 def describe_source(source: SourceImage, *, embed: bool) -> dict[str, Any]:
     """The control image for the record: its sha256 and, unless switched off, its bytes.
 
     Bytes beyond what a record can hold are left out, too; a replay then has to be given the image.
     """
-    described: dict[str, Any] = {
-        "sha256": source.sha256,
-        "media_type": source.media_type,
-    }
+    described = {"sha256": source.sha256, "media_type": source.media_type}
     if embed and len(source.data) <= MAX_EMBEDDED_IMAGE_BYTES:
         described["base64"] = base64.b64encode(source.data).decode("ascii")
     return described
-
-
-def describe_request(request: GenerationRequest) -> dict[str, Any]:
-    """The request's fields as they shape the picture, without the control image."""
-    return {k: v for k, v in request.fields().items() if k not in NOT_RECORDED}
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
@@ -76,29 +140,15 @@ def describe_versions() -> dict[str, str]:
     return {"depthflux": depthflux.__version__, "python": platform.python_version(), **versions}
 
 
-def describe_canvas(canvas: Canvas) -> dict[str, int]:
-    """What was painted and where it was cropped, in pixels."""
-    return {
-        "painted_width": canvas.painted_width,
-        "painted_height": canvas.painted_height,
-        "left": canvas.left,
-        "top": canvas.top,
-    }
-
-
 def record_of_picture(
-    shared: Mapping[str, Any], *, index: int, seed: int, withheld: bool
+    prediction: str, facts: Mapping[str, Any], *, index: int, seed: int, withheld: bool
 ) -> dict[str, Any]:
-    """The record of one picture of a prediction: what all share, and its own seed."""
-    return {**shared, "picture": {"index": index, "seed": seed, "withheld": withheld}}
-
-
-def record_header(prediction_id: str, created_at: Any) -> dict[str, Any]:
-    """Where a record begins: what it is and of which prediction."""
+    """The record of one picture: what all of its prediction share, and its own seed."""
     return {
         "record_version": RECORD_VERSION,
-        "prediction": prediction_id,
-        "created_at": format_time(created_at),
+        "prediction": prediction,
+        **facts,
+        "picture": {"index": index, "seed": seed, "withheld": withheld},
     }
 
 
@@ -119,32 +169,60 @@ def request_from_record(
             control image inside and none was given.
         UnreadableImageError: the control image inside is damaged.
     """
-    if record.get("record_version") != RECORD_VERSION:
-        raise _bad_record(f"its version is {record.get('record_version')!r}, not {RECORD_VERSION}")
-    try:
-        fields = dict(record["request"])
-        fields |= {"seed": record["picture"]["seed"], "num_images": 1}
-        fields.pop("control_image", None)  # it stands elsewhere in a record
-        source = record["control_image"]
-        if control_image is None:
-            control_image = _recorded_image(source)
-    except (KeyError, TypeError, ValueError) as error:
-        raise _bad_record(f"it misses {error}") from error
+    version = record.get("record_version")
+    if type(version) is not int or version != RECORD_VERSION:
+        raise _bad_record(f"its version is {show(version)}, not {RECORD_VERSION}")
+    request, picture = _part(record, "request"), _part(record, "picture")
+    seed = picture.get("seed")
+    if type(seed) is not int or not 0 <= seed <= MAX_SEED:
+        raise _bad_record(f"its seed is {show(seed)}")
+    if control_image is None:
+        control_image = _recorded_image(_part(record, "control_image"))
+    # The control image stands elsewhere in a record; one among the fields is not looked at.
+    fields = {str(name): value for name, value in request.items() if name != "control_image"}
+    fields |= {"seed": seed, "num_images": 1}
     return GenerationRequest(**fields, control_image=control_image)
 
 
-def replay_settings(record: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+def replay_settings(
+    record: Mapping[str, Any], *, profile: str | None = None, model: str | None = None
+) -> tuple[str, dict[str, Any]]:
     """The profile of a record and the settings that shaped its pixels.
 
+    Args:
+        record: as `depthflux.images.read_record` gives it.
+        profile: given by the caller instead of the recorded one.
+        model: given by the caller; a record does not say where a model of one's own lay.
+
     Raises:
-        InvalidParameterError: the record misses them.
+        InvalidParameterError: the record misses them, or names a profile or a model that has to
+            be given.
     """
-    try:
-        ran = record["ran"]
-        settings = {"dtype": ran["dtype"], "compile": ran["compiled"]}
-        return str(record["profile"]), {**settings, "threads": record["hardware"]["threads"]}
-    except (KeyError, TypeError) as error:
-        raise _bad_record(f"it misses {error}") from error
+    profile = profile or str(record.get("profile"))
+    # A picture may come from anyone, so its record cannot open files by naming a profile's path.
+    if profile == record.get("profile") and profile not in profile_names():
+        raise _bad_record(f"it was made in a profile of one's own, {show(profile)}", "--profile")
+    if model is None and _part(record, "model").get("from") not in NAMED_MODELS:
+        raise _bad_record(
+            "its model came from a folder, whose path is not kept", "--model"
+        )
+    ran, hardware = _part(record, "ran"), _part(record, "hardware")
+    settings = {
+        "dtype": ran.get("dtype"),
+        "compile": ran.get("compiled"),
+        "threads": hardware.get("threads"),
+    }
+    if not (
+        settings["dtype"] in get_args(Dtype)
+        and isinstance(settings["compile"], bool)
+        and type(settings["threads"]) is int
+        and 1 <= settings["threads"] <= (os.cpu_count() or 1) * MOST_THREADS_A_CORE
+    ):
+        raise _bad_record(f"it says that it ran as {show(settings)}")
+    threshold = _part(record, "safety").get("threshold")
+    if isinstance(threshold, float) and 0 <= threshold <= 1:
+        settings["safety_threshold"] = threshold
+    return profile, settings
 
 
 def differences(recorded: Mapping[str, Any], present: Mapping[str, Any]) -> list[str]:
@@ -155,7 +233,7 @@ def differences(recorded: Mapping[str, Any], present: Mapping[str, Any]) -> list
         present: the record of the new one.
     """
     lines = []
-    for part in ("versions", "hardware", "ran", "model", "control_lora", "depth", "control_image"):
+    for part in COMPARED:
         before, now = recorded.get(part, {}), present.get(part, {})
         keys = sorted(set(before) | set(now)) if isinstance(before, Mapping) else []
         lines += [
@@ -176,9 +254,10 @@ def _recorded_image(source: Mapping[str, Any]) -> SourceImage:
         )
     try:
         data = base64.b64decode(source["base64"], validate=True)
-    except binascii.Error as error:
+    except (TypeError, ValueError) as error:
         raise UnreadableImageError(
-            f"control_image: the one inside the record is damaged: {error}.", field="control_image"
+            "control_image: the one inside the record is damaged; give it with --control-image.",
+            field="control_image",
         ) from error
     # It was within the limits of the run that recorded it, as a file that may have been smaller.
     image = read_image(data, limits=ReadLimits(max_bytes=MAX_EMBEDDED_IMAGE_BYTES))
@@ -191,10 +270,17 @@ def _recorded_image(source: Mapping[str, Any]) -> SourceImage:
     return image
 
 
-def _bad_record(reason: str) -> InvalidParameterError:
+def _part(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    part = record.get(name)
+    if not isinstance(part, Mapping):
+        raise _bad_record(f"it has no part {name!r}")
+    return part
+
+
+def _bad_record(reason: str, option: str = "") -> InvalidParameterError:
+    advice = f"name it with {option}" if option else "use a picture that depthflux made"
     return InvalidParameterError(
-        f"from_record: the picture's record cannot be replayed: {reason}; "
-        "use a picture that this version of depthflux made.",
+        f"from_record: the picture's record cannot be replayed: {reason}; {advice}.",
         field="from_record",
         allowed="a picture made by depthflux",
     )

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from depthflux.errors import WeightsMissingError
-from depthflux.model.weights import FLUX_FOLDER, HOW_TO_GET_FLUX, flux_is_there
+from depthflux.errors import SettingsError, WeightsMissingError, show
+from depthflux.model.weights import HOW_TO_GET_FLUX, flux_folder, flux_is_there
 from depthflux.settings import ENVIRONMENT_PREFIX, ResolvedSettings, resolve_settings
 
 logger = logging.getLogger("depthflux")
@@ -34,12 +34,17 @@ def select_settings(
         SettingsError: an unknown profile, or settings that cannot work.
         WeightsMissingError: `auto` on a machine with CUDA but without FLUX's weights.
     """
+    if not isinstance(target, str | Path):
+        raise SettingsError(
+            f"{show(target)} is nothing that can be loaded; give auto, a profile's name or a path."
+        )
     if str(target) == "auto":
-        target = environment.get(f"{ENVIRONMENT_PREFIX}PROFILE", "auto")
+        target = environment.get(f"{ENVIRONMENT_PREFIX}PROFILE") or "auto"
     if str(target) == "auto":
         target = _choose_profile(environment, arguments)
     elif _is_folder(target):
-        arguments = {"model": str(target), **arguments}
+        # Absolute, so that a folder called "demo" or "flux" is not taken for the word.
+        arguments = {"model": str(Path(target).expanduser().absolute()), **arguments}
         target = "exact"
     return resolve_settings(target, environment=environment, arguments=arguments)
 
@@ -54,7 +59,7 @@ def _choose_profile(environment: Mapping[str, str], arguments: Mapping[str, Any]
         if not cuda:
             logger.warning("No CUDA device: FLUX runs on the CPU, hours for a picture.")
         return "exact" if cuda else "cpu"
-    looked = (settings.weights_dir / FLUX_FOLDER).absolute()
+    looked = flux_folder(settings)
     if cuda:
         raise WeightsMissingError(f"there is no FLUX.1-dev in {looked}.", fix=HOW_TO_GET_FLUX)
     logger.warning(

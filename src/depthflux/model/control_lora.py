@@ -27,7 +27,8 @@ from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from depthflux.errors import LoraMismatchError, WeightsCorruptError
+from depthflux.errors import LoraMismatchError, WeightsCorruptError, first_line
+from depthflux.model.headers import header_problem
 
 ADAPTER = "control"
 #: The linear that the control's latents enter by, next to the picture's.
@@ -99,6 +100,8 @@ def attach_control_lora(components: Mapping[str, Any], path: Path) -> ControlLor
         LoraMismatchError: its tensors do not fit the transformer, or it is no control LoRA.
     """
     transformer = components["transformer"]
+    if problem := header_problem(path):
+        raise WeightsCorruptError(problem)
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:
@@ -113,7 +116,7 @@ def attach_control_lora(components: Mapping[str, Any], path: Path) -> ControlLor
         if not problems:
             pipeline.load_lora_weights(tensors, adapter_name=ADAPTER)
     except (ValueError, RuntimeError, KeyError, NotImplementedError) as error:
-        problems = [str(error).strip().splitlines()[0]]
+        problems = [first_line(error)]
     if problems:
         raise LoraMismatchError(
             f"{path} does not fit the transformer as a control LoRA: {'; '.join(problems)}.",

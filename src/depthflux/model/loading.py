@@ -21,18 +21,23 @@ import accelerate
 import torch
 import transformers
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
 from depthflux.contract import DEMO_MODEL, HOSTED_MODEL
-from depthflux.errors import WeightsCorruptError
+from depthflux.errors import WeightsCorruptError, first_line
 from depthflux.model.control_lora import ControlLora, attach_control_lora
+from depthflux.model.headers import read_header
 from depthflux.model.placement import Placement
-from depthflux.model.weights import COMPONENT_WEIGHTS, ModelFiles, read_json
+from depthflux.model.weights import ModelFiles, read_json
 
 #: FLUX.1-dev's own numbers of double and single blocks and of attention heads; a model that has
 #: others must not answer under the hosted model's name.
 FLUX_SHAPE = {"num_layers": 19, "num_single_layers": 38, "num_attention_heads": 24}
+#: What the schedule's shift is computed from.
+SCHEDULE = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
+#: Words that any tokenizer with a vocabulary knows parts of.
+TOKENIZER_PROBE = "a red house on the hill"
 #: Longest prompt of FLUX, in T5 tokens; a smaller model's tokenizer may state less.
 MAX_PROMPT_TOKENS = 512
 
@@ -87,21 +92,18 @@ def load_model(files: ModelFiles, placement: Placement) -> Model:
     files.check()
     folder = files.folder
     with _quiet_libraries():
-        text_encoder = _load_text_encoder(CLIPTextModel, folder / "text_encoder", placement)
-        text_encoder_2 = _load_text_encoder(T5EncoderModel, folder / "text_encoder_2", placement)
         components = {
-            "scheduler": FlowMatchEulerDiscreteScheduler.from_pretrained(
-                folder / "scheduler", local_files_only=True
+            "scheduler": _load_scheduler(folder / "scheduler"),
+            "tokenizer": _load_tokenizer(CLIPTokenizer, folder / "tokenizer"),
+            "tokenizer_2": _load_tokenizer(T5Tokenizer, folder / "tokenizer_2"),
+            "text_encoder": _load_text_encoder(CLIPTextModel, folder / "text_encoder", placement),
+            "text_encoder_2": _load_text_encoder(
+                T5EncoderModel, folder / "text_encoder_2", placement
             ),
-            "tokenizer": CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True),
-            "tokenizer_2": T5Tokenizer.from_pretrained(
-                folder / "tokenizer_2", local_files_only=True
-            ),
-            "text_encoder": text_encoder,
-            "text_encoder_2": text_encoder_2,
             "transformer": _load_module(FluxTransformer2DModel, files, "transformer", placement),
             "vae": _load_module(AutoencoderKL, files, "vae", placement),
         }
+        _check_scales(folder, components["vae"].config)
         control_lora = attach_control_lora(components, files.control_lora)
     return Model(
         id=_model_id(files, components["transformer"].config),
@@ -110,6 +112,44 @@ def load_model(files: ModelFiles, placement: Placement) -> Model:
         control_lora=control_lora,
         **components,
     )
+
+
+def _load_scheduler(folder: Path) -> Any:
+    """The scheduler; one without dynamic shifting would follow another schedule than FLUX's."""
+    path = folder / "scheduler_config.json"
+    config = read_json(path)
+    missing = [name for name in SCHEDULE if not _is_number(config.get(name))]
+    if missing or config.get("use_dynamic_shifting") is not True:
+        lacks = ", ".join(missing) or "use_dynamic_shifting"
+        raise WeightsCorruptError(f"{path} is not FLUX's: it lacks {lacks}.")
+    try:
+        return FlowMatchEulerDiscreteScheduler.from_config(config)
+    except (ValueError, TypeError) as error:
+        raise WeightsCorruptError(f"{path} does not fit: {first_line(error)}.") from error
+
+
+def _load_tokenizer(kind: type[Any], folder: Path) -> Any:
+    """A tokenizer that knows words: a probe must not come out as unknown tokens only."""
+    try:
+        tokenizer = kind.from_pretrained(folder, local_files_only=True)
+        ids = tokenizer([TOKENIZER_PROBE], add_special_tokens=False).input_ids[0]
+    # tokenizers raises bare Exception for a vocabulary it cannot read.
+    except Exception as error:
+        raise WeightsCorruptError(f"{folder} is no tokenizer: {first_line(error)}.") from error
+    if not set(ids) - {tokenizer.unk_token_id}:
+        raise WeightsCorruptError(f"{folder} is no tokenizer: it knows no words.")
+    return tokenizer
+
+
+def _check_scales(folder: Path, config: Any) -> None:
+    names = ("scaling_factor", "shift_factor")
+    bad = [name for name in names if not _is_number(getattr(config, name))]
+    if bad:
+        raise WeightsCorruptError(f"{folder}/vae/config.json has no number for {', '.join(bad)}.")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _load_module(
@@ -121,31 +161,26 @@ def _load_module(
         with accelerate.init_empty_weights():
             module = kind.from_config(kind.load_config(folder))
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise WeightsCorruptError(f"{folder}/config.json does not fit: {error}.") from error
+        reason = first_line(error)
+        raise WeightsCorruptError(f"{folder}/config.json does not fit: {reason}.") from error
     shards = files.component_files(component)
     problems = _tensor_problems(module, shards)
     if problems:
         raise WeightsCorruptError(f"{folder} does not fit its config.json: {'; '.join(problems)}.")
-    index = folder / f"{COMPONENT_WEIGHTS[component]}.safetensors.index.json"
-    accelerate.load_checkpoint_in_model(
-        module,
-        str(index if index.is_file() else shards[0]),
-        device_map={"": str(placement.device)},
-        dtype=placement.dtype,
-    )
+    for shard in shards:
+        accelerate.load_checkpoint_in_model(
+            module,
+            str(shard),
+            device_map={"": str(placement.device)},
+            dtype=placement.dtype,
+        )
     return module.eval().requires_grad_(False)
 
 
 def _tensor_problems(module: torch.nn.Module, shards: list[Path]) -> list[str]:
     """All tensors that are missing, left over or of another shape, in words."""
     expected = {name: list(tensor.shape) for name, tensor in module.state_dict().items()}
-    found: dict[str, list[int]] = {}
-    for shard in shards:
-        try:
-            with safe_open(shard, framework="pt") as file:
-                found |= {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping
-        except SafetensorError as error:
-            return [f"{shard.name}: {error}"]
+    found = {n: list(t.shape) for shard in shards for n, t in read_header(shard).items()}
     missing = sorted(expected.keys() - found.keys())
     left_over = sorted(found.keys() - expected.keys())
     shapes = [
@@ -169,8 +204,7 @@ def _load_text_encoder(kind: type[Any], folder: Path, placement: Placement) -> t
             output_loading_info=True,
         )
     except (SafetensorError, RuntimeError, ValueError, TypeError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise WeightsCorruptError(f"{folder} cannot be loaded: {reason}.") from error
+        raise WeightsCorruptError(f"{folder} cannot be loaded: {first_line(error)}.") from error
     problems = sorted(map(str, report["missing_keys"])) + sorted(
         map(str, report["mismatched_keys"])
     )
@@ -182,16 +216,12 @@ def _load_text_encoder(kind: type[Any], folder: Path, placement: Placement) -> t
 
 
 def _model_id(files: ModelFiles, config: Any) -> str:
+    """The packaged miniature and a model of FLUX's own shape have their names, no other has."""
     if files.is_demo:
         return DEMO_MODEL
     if all(getattr(config, name) == number for name, number in FLUX_SHAPE.items()):
         return HOSTED_MODEL
-    name = read_json(files.folder / "demo.json").get("name") if _has_card(files) else None
-    return str(name) if name else f"local/{files.folder.name}"
-
-
-def _has_card(files: ModelFiles) -> bool:
-    return (files.folder / "demo.json").is_file()
+    return f"local/{files.folder.name}"
 
 
 @contextlib.contextmanager

@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from depthflux.errors import WeightsCorruptError, WeightsMissingError
-from depthflux.files import sha256_of_file
+from depthflux.errors import WeightsCorruptError, WeightsMissingError, show
 from depthflux.model.demo import demo_folder
+from depthflux.model.hashes import HashCache
+from depthflux.model.headers import header_problem
 from depthflux.settings import EngineSettings
 
 FLUX_FOLDER = "FLUX.1-dev"
@@ -36,14 +37,18 @@ COMPONENT_WEIGHTS = {
     "transformer": "diffusion_pytorch_model",
     "vae": "diffusion_pytorch_model",
 }
-OTHER_FILES = (
-    "model_index.json",
-    "scheduler/scheduler_config.json",
-    "tokenizer/tokenizer_config.json",
-    "tokenizer_2/tokenizer_config.json",
+#: What else a model consists of. Each entry is one file or, where several formats will do, any of
+#: several groups of files. Without its vocabulary a tokenizer would load all the same and turn
+#: every word into the unknown one.
+OTHER_FILES: tuple[tuple[tuple[str, ...], ...], ...] = (
+    (("model_index.json",),),
+    (("scheduler/scheduler_config.json",),),
+    (("tokenizer/tokenizer_config.json",),),
+    (("tokenizer/tokenizer.json",), ("tokenizer/vocab.json", "tokenizer/merges.txt")),
+    (("tokenizer_2/tokenizer_config.json",),),
+    (("tokenizer_2/tokenizer.json",), ("tokenizer_2/spiece.model",)),
+    *(((f"{component}/config.json",),) for component in COMPONENT_WEIGHTS),
 )
-#: safetensors' own limit for the header; a larger one is a hostile or damaged file.
-MAX_HEADER_BYTES = 100_000_000
 
 HOW_TO_GET_FLUX = (
     "Copy FLUX.1-dev (a diffusers folder), FLUX.1-Depth-dev-lora and Depth-Anything-V2-Small-hf "
@@ -82,11 +87,18 @@ class ModelFiles:
         if not index.is_file():
             return [folder / f"{stem}.safetensors"]
         try:
-            shards = sorted(set(read_json(index)["weight_map"].values()))
+            shards = sorted(set(map(str, read_json(index)["weight_map"].values())))
         except (KeyError, AttributeError, TypeError) as error:
             raise WeightsCorruptError(f"{index} is no index of shards.") from error
-        # Names come from a file that was downloaded: they must stay inside the folder.
-        return [folder / Path(str(shard)).name for shard in shards]
+        # The names come from a file that was downloaded, and transformers opens what they say:
+        # another folder, or a pickle.
+        bad = [name for name in shards if not re.fullmatch(r"[\w.-]+\.safetensors", name)]
+        if bad or not shards:
+            named = ", ".join(map(show, bad)) or "no file"
+            raise WeightsCorruptError(
+                f"{index} names {named}; only safetensors files beside it can be shards."
+            )
+        return [folder / name for name in shards]
 
     def check(self) -> None:
         """See that every file is there and whole, reading headers only.
@@ -97,15 +109,17 @@ class ModelFiles:
         """
         weights = [f for name in COMPONENT_WEIGHTS for f in self.component_files(name)]
         weights.append(self.control_lora)
-        others = [self.folder / name for name in OTHER_FILES]
-        others += [self.folder / name / "config.json" for name in COMPONENT_WEIGHTS]
         if self.estimator is not None:
             weights.append(self.estimator / "model.safetensors")
-            others.append(self.estimator / "config.json")
-        missing = [str(path) for path in [*others, *weights] if not path.is_file()]
+        missing = [str(path) for path in weights if not path.is_file()]
+        missing += [
+            " or ".join(str(self.folder / group[0]) for group in alternatives)
+            for alternatives in OTHER_FILES
+            if not any(self._all_there(group) for group in alternatives)
+        ]
         if missing:
             raise WeightsMissingError(
-                f"{len(missing)} weight files are missing: {', '.join(missing)}.",
+                f"{len(missing)} model files are missing: {', '.join(missing)}.",
                 fix="" if self.is_demo else HOW_TO_GET_FLUX,
             )
         problems = [problem for path in weights if (problem := header_problem(path))]
@@ -113,6 +127,9 @@ class ModelFiles:
             raise WeightsCorruptError(
                 " ".join(problems), fix="Copy these files again and compare their sha256."
             )
+
+    def _all_there(self, names: tuple[str, ...]) -> bool:
+        return all((self.folder / name).is_file() for name in names)
 
     def require_estimator(self) -> Path:
         """The depth estimator's folder.
@@ -131,20 +148,19 @@ class ModelFiles:
 
     @cached_property
     def sha256(self) -> dict[str, str]:
-        """The sha256 of every weight file that shapes the picture, by its name in the folder.
+        """The sha256 of every file that shapes the picture, by its name in the folder.
 
-        Large files are hashed once and remembered under the user's cache folder, by path, size
-        and time of change.
+        Taken when it is first asked for, which is when the model is loaded. Large files are hashed
+        once and remembered in the user's cache folder, by path, size and time of change.
         """
-        files = {
-            str(path.relative_to(self.folder)): path
-            for name in COMPONENT_WEIGHTS
-            for path in self.component_files(name)
-        }
+        others = {name for groups in OTHER_FILES for group in groups for name in group}
+        paths = [self.folder / name for name in sorted(others)]
+        paths += [file for name in COMPONENT_WEIGHTS for file in self.component_files(name)]
+        files = {str(p.relative_to(self.folder)): p for p in paths if p.is_file()}
         files["control_lora"] = self.control_lora
         if self.estimator is not None:
             files["depth_estimator"] = self.estimator / "model.safetensors"
-        remembered = HashCache.load()
+        remembered = HashCache()
         hashes = {name: remembered.sha256(path) for name, path in files.items()}
         remembered.store()
         return hashes
@@ -157,13 +173,13 @@ def find_model(settings: EngineSettings) -> ModelFiles:
         WeightsMissingError: a part is not where it should be; the message says what is and where
             it was looked for.
     """
+    beside = settings.weights_dir.expanduser()
     if settings.model == "demo":
         folder, beside = demo_folder(), demo_folder()
     elif settings.model == "flux":
-        folder, beside = settings.weights_dir / FLUX_FOLDER, settings.weights_dir
+        folder = flux_folder(settings)
     else:
         folder = Path(settings.model).expanduser()
-        beside = settings.weights_dir
     if not (folder / "model_index.json").is_file():
         raise WeightsMissingError(
             f"there is no model in {folder.absolute()} (no model_index.json).", fix=HOW_TO_GET_FLUX
@@ -179,7 +195,12 @@ def find_model(settings: EngineSettings) -> ModelFiles:
 
 def flux_is_there(settings: EngineSettings) -> bool:
     """Whether FLUX.1-dev lies in the settings' weights folder."""
-    return (settings.weights_dir / FLUX_FOLDER / "model_index.json").is_file()
+    return (flux_folder(settings) / "model_index.json").is_file()
+
+
+def flux_folder(settings: EngineSettings) -> Path:
+    """Where FLUX.1-dev is looked for."""
+    return (settings.weights_dir.expanduser() / FLUX_FOLDER).absolute()
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -190,36 +211,11 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise WeightsCorruptError(f"{path} is not readable as JSON: {error}.") from error
     if not isinstance(document, dict):
         raise WeightsCorruptError(f"{path} holds no JSON object.")
     return document
-
-
-def header_problem(path: Path) -> str | None:
-    """What is wrong with a safetensors file's header, in one sentence; None where nothing is.
-
-    The layout is 8 bytes little-endian header length, the header (JSON: name → dtype, shape,
-    data_offsets), then the tensors' bytes without gaps.
-    """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > min(MAX_HEADER_BYTES, size - 8):
-            return f"{path} is no safetensors file, or truncated ({size} bytes)."
-        try:
-            header = json.loads(file.read(length))
-        except ValueError:
-            return f"{path} is no safetensors file (its header is no JSON)."
-    try:
-        ends = [entry["data_offsets"][1] for name, entry in header.items() if name[:2] != "__"]
-    except (AttributeError, KeyError, TypeError, IndexError):
-        return f"{path} is no safetensors file (its header lists no tensors)."
-    expected = 8 + length + max(ends, default=0)
-    if expected != size:
-        return f"{path} has {size} bytes where its header says {expected}: truncated or damaged."
-    return None
 
 
 def _candidates(
@@ -233,47 +229,3 @@ def _candidates(
 
 def _first_there(paths: list[Path]) -> Path | None:
     return next((path for path in paths if path.exists()), None)
-
-
-@dataclasses.dataclass
-class HashCache:
-    """Remembered sha256 sums, so that 34 GB are not read again at every start.
-
-    A remembered sum counts only while the file's size and time of change are as they were; the
-    cache is an aid, so a cache that cannot be read or written is done without.
-    """
-
-    path: Path
-    entries: dict[str, list[Any]]
-
-    @classmethod
-    def load(cls) -> HashCache:
-        """Read the cache from the user's cache folder."""
-        base = os.environ.get("XDG_CACHE_HOME") or str(Path("~/.cache").expanduser())
-        path = Path(base) / "depthflux" / "sha256.json"
-        try:
-            entries = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            entries = {}
-        return cls(path, entries if isinstance(entries, dict) else {})
-
-    def sha256(self, path: Path) -> str:
-        """A file's sha256, computed where it is not remembered."""
-        status = path.stat()
-        key = [status.st_size, status.st_mtime_ns]
-        entry = self.entries.get(str(path))
-        if isinstance(entry, list) and entry[:2] == key:
-            return str(entry[2])
-        digest = sha256_of_file(path)
-        self.entries[str(path)] = [*key, digest]
-        return digest
-
-    def store(self) -> None:
-        """Write the cache back, if that is possible."""
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = self.path.with_suffix(f".{os.getpid()}")
-            temporary.write_text(json.dumps(self.entries), encoding="utf-8")
-            temporary.replace(self.path)
-        except OSError:
-            return

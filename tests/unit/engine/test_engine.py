@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+
 import numpy as np
 import pytest
 import torch
@@ -76,19 +80,20 @@ def test_pictures_and_depth_map_come_out_exactly_as_large_as_asked(
     assert prediction.images[0].mode == "RGB"
 
 
-def test_the_control_image_changes_the_picture_and_scale_zero_ignores_it(
+def test_the_control_image_changes_the_picture_and_at_scale_zero_it_does_not(
     engine_8x: depthflux.Engine, room: Image.Image, depth_ramp: Image.Image
 ) -> None:
-    """At scale 0 the fused weights of the control's input channels are zero."""
     guided = [
         pixels(engine_8x.generate(**SMALL, control_image=image))[0] for image in (room, depth_ramp)
     ]
-    linear = engine_8x.model.transformer.x_embedder
-    engine_8x.model.control_lora.set_scale(0.0)
-    unguided_weight = linear.weight[:, linear.in_features // 2 :].abs().max()
+    # From the same seed: the control's latents are drawn first, as many for either image.
+    unguided = [
+        pixels(engine_8x.generate(**SMALL, control_scale=0, control_image=image))[0]
+        for image in (room, depth_ramp)
+    ]
 
     assert not np.array_equal(*guided)
-    assert unguided_weight == 0
+    assert np.array_equal(*unguided)
 
 
 def test_steps_are_reported_over_all_pictures(
@@ -103,6 +108,64 @@ def test_steps_are_reported_over_all_pictures(
     )
 
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_a_run_inside_a_run_is_refused(engine_8x: depthflux.Engine, room: Image.Image) -> None:
+    def again(step: int, total: int) -> None:
+        engine_8x.generate(**SMALL, control_image=room)
+
+    with pytest.raises(depthflux.GenerationError, match="from its own on_step"):
+        engine_8x.generate(**SMALL, control_image=room, on_step=again)
+
+    assert engine_8x.generate(**SMALL, control_image=room).images
+
+
+def test_calls_from_several_threads_give_what_they_give_alone(
+    engine_8x: depthflux.Engine, room: Image.Image
+) -> None:
+    requests = [SMALL | {"seed": seed, "control_scale": seed / 4} for seed in range(4)]
+    alone = [pixels(engine_8x.generate(**request, control_image=room))[0] for request in requests]
+
+    with ThreadPoolExecutor(4) as pool:
+        together = pool.map(lambda r: engine_8x.generate(**r, control_image=room), requests)
+
+    assert all(np.array_equal(a, pixels(b)[0]) for a, b in zip(alone, together, strict=True))
+
+
+def test_without_a_control_image_the_documented_address_is_fetched(
+    engine_8x: depthflux.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def no_network(host: str, *_: object, **__: object) -> None:
+        asked.append(host)
+        raise socket.gaierror("no network here")
+
+    monkeypatch.setattr(socket, "getaddrinfo", no_network)
+    with pytest.raises(depthflux.ImageFetchError, match="cannot be resolved") as caught:
+        engine_8x.generate(**SMALL)
+
+    assert asked == ["d2g64w682n9w0w.cloudfront.net"]
+    assert caught.value.hosted_code == 1402
+
+
+def test_created_at_is_when_the_request_was_taken(
+    engine_8x: depthflux.Engine, room: Image.Image
+) -> None:
+    before = datetime.now(UTC)
+    started: list[datetime] = []
+
+    prediction = engine_8x.generate(
+        **SMALL, control_image=room, on_step=lambda *_: started.append(datetime.now(UTC))
+    )
+
+    assert before <= prediction.created_at <= started[0]
+
+
+@pytest.mark.parametrize("request_", [{"prompt": "x"}, "x"], ids=["dict", "text"])
+def test_what_is_no_request_is_refused(engine_8x: depthflux.Engine, request_: object) -> None:
+    with pytest.raises(InvalidParameterError, match="is no GenerationRequest"):
+        engine_8x.generate(request_)
 
 
 def test_whatever_on_step_raises_stops_the_run_and_the_engine_goes_on_working(
@@ -189,7 +252,7 @@ def test_timings_are_whole_milliseconds_by_phase_and_the_total_is_no_less(
     prediction = engine_8x.generate(**SMALL, control_image=room)
 
     timings = prediction.envelope()["data"]["timings"]
-    phases = {name: value for name, value in timings.items() if name != "inference"}
+    phases = {name: value for name, value in timings.items() if name not in ("inference", "read")}
     assert set(phases) == {
         "depth", "control_scale", "prompt", "control", "denoise", "decode", "safety", "encode",
     }  # fmt: skip
@@ -203,8 +266,11 @@ def test_every_normalisation_reaches_the_model(
 ) -> None:
     prediction = engine_8x.generate(**SMALL, depth_normalization=mode, control_image=room)
 
-    assert prediction.record["depth"]["normalization"] == mode
-    assert pixels(prediction)[0].std() > 0
+    mode_of = prediction.record["request"]["depth_normalization"]
+    plain = engine_8x.generate(**SMALL, control_image=room)
+    same = np.array_equal(pixels(prediction)[0], pixels(plain)[0])
+    assert mode_of == mode
+    assert same == (mode == "minmax"), "the others give the model other values"
 
 
 def test_a_supplied_depth_map_reaches_the_model_as_it_is(
@@ -213,7 +279,7 @@ def test_a_supplied_depth_map_reaches_the_model_as_it_is(
     prediction = engine_8x.generate(**SMALL, preprocess_depth=False, control_image=depth_ramp)
 
     assert np.array_equal(np.asarray(prediction.depth_map), np.asarray(depth_ramp))
-    assert prediction.record["depth"]["estimator"] == "supplied"
+    assert prediction.record["request"]["preprocess_depth"] is False
 
 
 def test_a_supplied_map_inverted_is_the_inverse(

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import depthflux
-from depthflux.engine.provenance import differences, replay_settings
+from depthflux.engine.provenance import differences, replay_settings, request_from_record
 from depthflux.errors import InvalidParameterError, UnreadableImageError
 
 FIELDS = {
@@ -60,14 +60,61 @@ def test_the_record_holds_everything_that_shaped_the_picture(
     assert record["request"]["prompt"] == "a red cube"
     assert len(record["control_image"]["sha256"]) == 64
     assert len(record["control_lora"]["sha256"]) == 64
-    assert record["control_lora"]["scale"] == 0.7
+    assert record["request"]["control_scale"] == 0.7
+    assert record["estimator"]["licence"]
+    assert record["safety"]["threshold"] == 0.8
     assert all(len(digest) == 64 for digest in record["model"]["sha256"].values())
     assert {"torch", "diffusers", "transformers", "peft", "depthflux"} <= set(record["versions"])
     assert record["hardware"]["threads"] >= 1
     assert record["profile"] == "reference"
     assert record["canvas"]["painted_height"] == 528
-    assert replay_settings(record)[0] == "reference"
     assert "secret" not in str(record)
+    assert str(engine_8x.model.files.folder) not in str(record), "paths tell who made it"
+
+
+def test_a_record_of_a_shipped_profile_says_how_it_ran(
+    demo_engine: depthflux.Engine, room: Image.Image
+) -> None:
+    record = demo_engine.generate(**FIELDS | {"num_images": 1}, control_image=room).record
+
+    assert replay_settings(record) == (
+        "demo",
+        {
+            "dtype": "float32",
+            "compile": False,
+            "threads": record["hardware"]["threads"],
+            "safety_threshold": 0.8,
+        },
+    )
+
+
+def test_a_record_of_a_model_of_ones_own_asks_for_it(
+    engine_8x: depthflux.Engine, room: Image.Image
+) -> None:
+    record = engine_8x.generate(**FIELDS | {"num_images": 1}, control_image=room).record
+
+    with pytest.raises(InvalidParameterError, match=r"from a folder.*name it with --model"):
+        replay_settings(record)
+    assert replay_settings(record, model="./mine")[0] == "reference"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"profile": "/etc/evil.toml"}, "name it with --profile"),
+        ({"hardware": {"threads": 10**6}}, "says that it ran as"),
+        ({"ran": {"dtype": "int4", "compiled": False}}, "says that it ran as"),
+        ({"ran": None}, "no part 'ran'"),
+    ],
+    ids=["profile's path", "threads", "dtype", "missing"],
+)
+def test_a_record_cannot_choose_files_or_absurd_settings(
+    change: dict[str, object], message: str, demo_engine: depthflux.Engine, room: Image.Image
+) -> None:
+    record = demo_engine.generate(**FIELDS | {"num_images": 1}, control_image=room).record
+
+    with pytest.raises(InvalidParameterError, match=message):
+        replay_settings({**record, **change})
 
 
 def test_what_differs_is_told_line_by_line(engine_8x: depthflux.Engine, room: Image.Image) -> None:
@@ -102,6 +149,12 @@ def test_without_the_image_inside_the_replay_asks_for_it(
     ("change", "error"),
     [
         ({"record_version": 99}, InvalidParameterError),
+        ({"record_version": True}, InvalidParameterError),
+        ({"picture": {"seed": -1}}, InvalidParameterError),
+        ({"request": [["prompt", "x"]]}, InvalidParameterError),
+        ({"request": {"prompt": "x", "self": 1}}, InvalidParameterError),
+        ({"control_image": "x"}, InvalidParameterError),
+        ({"control_image": {"base64": 7}}, UnreadableImageError),
         ({"request": None}, InvalidParameterError),
         ({"picture": {}}, InvalidParameterError),
         ({"control_image": {"base64": "!!"}}, UnreadableImageError),
@@ -110,6 +163,12 @@ def test_without_the_image_inside_the_replay_asks_for_it(
     ],
     ids=[
         "version",
+        "version that is a flag",
+        "random seed",
+        "request as a list",
+        "field called self",
+        "image as text",
+        "image as a number",
         "no request",
         "no seed",
         "damaged image",
@@ -126,7 +185,7 @@ def test_a_damaged_record_is_refused(
     record = engine_8x.generate(**FIELDS | {"num_images": 1}, control_image=room).record
 
     with pytest.raises(error):
-        depthflux.request_from_record({**record, **change})
+        request_from_record({**record, **change})
 
 
 def test_a_control_image_exchanged_inside_a_record_is_noticed(

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import depthflux
 from depthflux.errors import SettingsError, WeightsCorruptError, WeightsMissingError
-from depthflux.model.weights import header_problem
+from depthflux.model.headers import header_problem
 
 VAE = Path("vae/diffusion_pytorch_model.safetensors")
 
@@ -31,7 +33,7 @@ def test_all_missing_files_are_named_at_once(folder: Path) -> None:
     (folder / VAE).unlink()
     (folder / "tokenizer_2" / "tokenizer_config.json").unlink()
 
-    with pytest.raises(WeightsMissingError, match="2 weight files are missing") as caught:
+    with pytest.raises(WeightsMissingError, match="2 model files are missing") as caught:
         load(folder)
 
     assert str(VAE) in str(caught.value)
@@ -50,7 +52,7 @@ def test_without_an_estimator_supplied_depth_maps_still_work(
         engine.generate(**request)
 
     assert "No depth estimator" in caplog.text
-    assert prediction.record["depth"]["estimator"] == "supplied"
+    assert prediction.record["estimator"]["sha256"] == ""
 
 
 def test_an_estimator_that_was_chosen_must_be_there(folder: Path, tmp_path: Path) -> None:
@@ -98,6 +100,107 @@ def test_what_is_no_safetensors_file_is_refused(data: bytes, folder: Path) -> No
     assert header_problem(folder / VAE)
     with pytest.raises(WeightsCorruptError, match="is no safetensors file"):
         load(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "error", "message"),
+    [
+        ("tokenizer/tokenizer.json", None, WeightsMissingError, "tokenizer.json or"),
+        ("tokenizer_2/tokenizer.json", None, WeightsMissingError, "tokenizer_2/spiece.model"),
+        ("tokenizer/tokenizer.json", "{", WeightsCorruptError, "is no tokenizer"),
+        ("tokenizer_2/tokenizer.json", "[]", WeightsCorruptError, "is no tokenizer"),
+        ("tokenizer/tokenizer_config.json", "{", WeightsCorruptError, "is no tokenizer"),
+        ("scheduler/scheduler_config.json", "{", WeightsCorruptError, "not readable as JSON"),
+        ("scheduler/scheduler_config.json", "[]", WeightsCorruptError, "holds no JSON object"),
+        ("scheduler/scheduler_config.json", "{}", WeightsCorruptError, "lacks base_image_seq_len"),
+        ("vae/config.json", "{", WeightsCorruptError, "vae/config.json does not fit"),
+        ("text_encoder/config.json", "{", WeightsCorruptError, "text_encoder cannot be loaded"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_spoilt_small_file_is_one_clear_error(
+    name: str, content: str | None, error: type[Exception], message: str, folder: Path
+) -> None:
+    """Without its vocabulary a tokenizer would load, and take every word for the unknown one."""
+    (folder / name).unlink()
+    if content is not None:
+        (folder / name).write_text(content)
+
+    with pytest.raises(error, match=message) as caught:
+        load(folder)
+
+    assert "\n" not in str(caught.value)
+
+
+def test_a_decoder_without_its_scale_is_refused(folder: Path) -> None:
+    config = json.loads((folder / "vae/config.json").read_text()) | {"scaling_factor": None}
+    (folder / "vae/config.json").write_text(json.dumps(config))
+
+    with pytest.raises(WeightsCorruptError, match="no number for scaling_factor"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    "shard", ["sub/x.safetensors", "../x.safetensors", "x.bin", "x.safetensors.bin"]
+)
+def test_an_index_cannot_name_other_folders_or_pickles(shard: str, folder: Path) -> None:
+    index = folder / f"{VAE}.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": shard}}))
+
+    with pytest.raises(WeightsCorruptError, match="only safetensors files beside it"):
+        load(folder)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int32], ids=str)
+@pytest.mark.parametrize("name", [str(VAE), "control_lora.safetensors"])
+def test_quantised_files_are_refused_with_a_clear_word(
+    name: str, dtype: torch.dtype, folder: Path
+) -> None:
+    tensors = {key: tensor.to(dtype) for key, tensor in load_file(folder / name).items()}
+    save_file(tensors, folder / name)
+
+    with pytest.raises(WeightsCorruptError, match=r"can be used .not fp8 or quantised"):
+        load(folder)
+
+
+def test_no_folder_can_take_the_name_of_flux_or_of_the_demo(folder: Path) -> None:
+    (folder / "demo.json").write_text('{"name": "wavespeed-ai/flux-control-lora-depth"}')
+
+    assert load(folder).model.id == "local/model"
+
+
+def test_a_home_that_cannot_be_found_costs_nothing_but_the_cache(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 54321)
+
+    assert len(load(folder).model.files.sha256["control_lora"]) == 64
+
+
+def test_a_tilde_in_the_weights_folder_is_the_home(
+    miniature_8x: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copytree(miniature_8x, tmp_path / "w" / "FLUX.1-dev")
+
+    assert depthflux.load("auto", weights_dir="~/w").model.id == "local/FLUX.1-dev"
+
+
+@pytest.mark.parametrize("target", [None, 3], ids=str)
+def test_what_cannot_be_loaded_is_refused(target: object) -> None:
+    with pytest.raises(SettingsError, match="is nothing that can be loaded"):
+        depthflux.load(target)
+
+
+def test_a_path_is_a_folder_even_where_it_is_called_like_a_profile(
+    miniature_8x: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(miniature_8x, tmp_path / "demo")
+    monkeypatch.chdir(tmp_path)
+
+    assert depthflux.load(Path("demo"), dtype="float32").model.id == "local/demo"
 
 
 def test_all_tensors_that_do_not_fit_are_named(folder: Path) -> None:
