@@ -23,9 +23,9 @@ COMMANDS = [
 
 
 @pytest.fixture
-def folder(tmp_path: Path, room: Image.Image, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where a reader stands: a picture room.png, no weights, and a picture made before."""
-    room.save(tmp_path / "room.png")
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where a reader stands: a clone with its examples, no weights, nothing made yet."""
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

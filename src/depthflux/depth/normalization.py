@@ -58,7 +58,7 @@ def normalize(depth: NDArray[np.float32], mode: DepthNormalization) -> NDArray[n
         case "bfl_raw":
             return depth.astype(np.float32) / np.float32(127.5) - np.float32(1.0)
         case "minmax":
-            return _stretch(depth, (0.0, 100.0))
+            return _stretch(depth, None)
         case "percentile":
             return _stretch(depth, PERCENTILES)
         case _:
@@ -89,11 +89,17 @@ def refuse_non_finite(depth: NDArray[np.float32]) -> None:
         )
 
 
-def _stretch(depth: NDArray[np.float32], percentiles: tuple[float, float]) -> NDArray[np.float32]:
-    """Two percentiles to 0 and 1, clipped; float64 inside, as a range may exceed float32's."""
+def _stretch(
+    depth: NDArray[np.float32], percentiles: tuple[float, float] | None
+) -> NDArray[np.float32]:
+    """Extremes or two percentiles to 0 and 1, clipped.
+
+    float64 inside, as a range may exceed float32's.
+    """
     wide = depth.astype(np.float64)
-    lowest, highest = float(wide.min()), float(wide.max())
-    low, high = (float(value) for value in np.percentile(wide, percentiles))
+    low, high = lowest, highest = float(wide.min()), float(wide.max())
+    if percentiles is not None:
+        low, high = (float(value) for value in np.percentile(wide, percentiles))
     # More than 96 % of one value, such as a small object before an empty sky: the percentiles
     # meet, and only the extremes still tell near from far.
     if _is_flat(low, high):

@@ -5,11 +5,12 @@ behind the picture's) and injects peft's LoRA layers. The layers are then taken 
 path again, so that denoising runs on plain linears, and kept aside to compute
 `W(s) = W + s · (B·A)`, bias likewise, whenever another scale is asked for.
 
-Each change starts from a pristine copy of W. Fusing and unfusing in place would lose bits: one
-cycle in bfloat16 changes a tenth of the weights, and diffusers' `fuse_lora(lora_scale=s)`
-multiplies the scales of repeated calls. Here any sequence of scales ends where a fresh fuse ends.
+Each change starts from a pristine copy of W, in host memory. Fusing and unfusing in place would lose
+bits in bfloat16, and diffusers' `fuse_lora(lora_scale=s)` multiplies the scales of repeated calls.
+Here any sequence of scales ends where a fresh fuse ends; a test shows both dtypes.
 
-The q/k norms that a control LoRA brings replace the base model's at every scale, as in diffusers.
+As in diffusers, the q/k norms that a control LoRA brings replace the base model's at every scale;
+with a LoRA that brings them, scale 0 is therefore not quite the base model.
 
 Knows nothing of what the transformer computes.
 """
@@ -73,7 +74,7 @@ class ControlLora:
         """Bring the transformer's weights to a control scale, in place.
 
         Args:
-            scale: 0 to 2; 0 is the base model's weights.
+            scale: 0 to 2; at 0 the linears have the base model's weights.
         """
         if scale == self.scale:
             return
