@@ -44,38 +44,6 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_ERRORS = (
-    "BusyError",
-    "CancelledError",
-    "DepthFluxError",
-    "DeviceError",
-    "GenerationError",
-    "ImageFetchError",
-    "InvalidParameterError",
-    "LicenceError",
-    "LoraMismatchError",
-    "MissingParameterError",
-    "NonFiniteError",
-    "OutOfMemoryError",
-    "OutputError",
-    "RequestError",
-    "SettingsError",
-    "SetupError",
-    "UnreadableImageError",
-    "WeightsCorruptError",
-    "WeightsMissingError",
-)
-#: Where each public name lives.
-_HOMES = {
-    "Engine": "depthflux.engine.engine",
-    "GenerationRequest": "depthflux.contract",
-    "Prediction": "depthflux.contract",
-    "load": "depthflux.engine.engine",
-    "read_record": "depthflux.images",
-    "request_from_record": "depthflux.engine.provenance",
-    **dict.fromkeys(_ERRORS, "depthflux.errors"),
-}
-
 __all__ = [
     "BusyError",
     "CancelledError",
@@ -103,6 +71,17 @@ __all__ = [
     "read_record",
     "request_from_record",
 ]
+
+#: Where each public name lives.
+_HOMES = {
+    **{name: "depthflux.errors" for name in __all__ if name.endswith("Error")},
+    "Engine": "depthflux.engine.engine",
+    "GenerationRequest": "depthflux.contract",
+    "Prediction": "depthflux.contract",
+    "load": "depthflux.engine.engine",
+    "read_record": "depthflux.images",
+    "request_from_record": "depthflux.engine.provenance",
+}
 
 
 def __getattr__(name: str) -> Any:

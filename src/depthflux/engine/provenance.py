@@ -203,9 +203,7 @@ def replay_settings(
     if profile == record.get("profile") and profile not in profile_names():
         raise _bad_record(f"it was made in a profile of one's own, {show(profile)}", "--profile")
     if model is None and _part(record, "model").get("from") not in NAMED_MODELS:
-        raise _bad_record(
-            "its model came from a folder, whose path is not kept", "--model"
-        )
+        raise _bad_record("its model came from a folder, whose path is not kept", "--model")
     ran, hardware = _part(record, "ran"), _part(record, "hardware")
     settings = {
         "dtype": ran.get("dtype"),
