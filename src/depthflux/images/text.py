@@ -207,4 +207,4 @@ def _near_miss(path: Path) -> str:
     except OSError:
         return f"nor is there a folder {str(path.parent)!r}"
     close = difflib.get_close_matches(path.name, names, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"its folder is {path.parent.resolve()}"
+    return f"the nearest is {close[0]!r}" if close else f"its folder is {path.parent.resolve()}"

@@ -87,7 +87,7 @@ def test_read_image_refuses_in_one_line(name):
 def test_a_missing_file_is_named_and_a_near_one_suggested(tmp_path):
     (tmp_path / "kitchen.png").write_bytes(b"")
 
-    with pytest.raises(errors.UnreadableImageError, match=r"no such file; did you mean 'kitchen"):
+    with pytest.raises(errors.UnreadableImageError, match=r"no such file; the nearest is 'kitchen"):
         read_image(tmp_path / "kitchn.png")
     with pytest.raises(errors.UnreadableImageError, match="no such file; its folder is"):
         read_image(str(tmp_path / "zzz"))
