@@ -66,6 +66,11 @@ def first_line(error: BaseException) -> str:
     return lines[0].rstrip(".")
 
 
+def shown_name(name: str) -> str:
+    """A name from elsewhere as messages repeat it: quoted where a terminal might act on it."""
+    return name if re.fullmatch(r"[\w.-]{1,60}", name, re.ASCII) else show(name)
+
+
 def unknown_name_problem(name: str, known: Sequence[str], *, kind: str = "field") -> str:
     """One line about an unknown name, with the nearest known one where there is one.
 
@@ -74,10 +79,9 @@ def unknown_name_problem(name: str, known: Sequence[str], *, kind: str = "field"
         known: the names there are.
         kind: what the name is of, such as `field` or `command`.
     """
-    shown = name if re.fullmatch(r"[\w.-]{1,60}", name, re.ASCII) else show(name)
     near = difflib.get_close_matches(name[:MAX_SHOWN_CHARACTERS], known, n=1, cutoff=0.6)
     hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(known)}."
-    return f"{shown}: there is no such {kind}{hint}"
+    return f"{shown_name(name)}: there is no such {kind}{hint}"
 
 
 class DepthFluxError(Exception):

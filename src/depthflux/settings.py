@@ -11,7 +11,7 @@ Knows nothing of torch: whether a device can be had is found out when the model 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -135,7 +135,7 @@ def resolve_settings(
     Args:
         profile: a name in configs/, the path of a TOML file, or None for the defaults alone.
         environment: the process's variables; those with other prefixes are passed over.
-        arguments: settings given by the caller; None values count as not given.
+        arguments: settings given by the caller; None takes back what weaker layers set.
 
     Raises:
         SettingsError: an unknown profile or setting, a value out of range, or a combination that
@@ -145,8 +145,19 @@ def resolve_settings(
     layers = [
         (f"profile {name}", preset),
         ("environment", _read_environment(environment or {})),
-        ("argument", {k: v for k, v in (arguments or {}).items() if v is not None}),
+        ("argument", arguments or {}),
     ]
+    values, sources = _merge(layers)
+    try:
+        return ResolvedSettings(EngineSettings(**values), sources, name)
+    except ValidationError as error:
+        raise _translate(error, values, sources) from None
+
+
+def _merge(
+    layers: Sequence[tuple[str, Mapping[str, Any]]],
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The strongest layer's value of each setting, and where it came from."""
     known = list(EngineSettings.model_fields)
     values: dict[str, Any] = {}
     sources = dict.fromkeys(known, "default")
@@ -157,15 +168,16 @@ def resolve_settings(
                 problem = unknown_name_problem(setting, known, kind="setting")
                 problems.append(f"{layer}: {problem}")
                 continue
+            if value is None:
+                values.pop(setting, None)
+                sources[setting] = "default"
+                continue
             values[setting] = value
             suffix = f" {ENVIRONMENT_PREFIX}{setting.upper()}" if layer == "environment" else ""
             sources[setting] = layer + suffix
     if problems:
         raise SettingsError(" ".join(problems), fix="See: depthflux config show.")
-    try:
-        return ResolvedSettings(EngineSettings(**values), sources, name)
-    except ValidationError as error:
-        raise _translate(error, values, sources) from None
+    return values, sources
 
 
 def profile_names() -> list[str]:

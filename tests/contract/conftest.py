@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import IO
 
 import pytest
 from click.testing import CliRunner, Result
@@ -13,7 +14,7 @@ def cli() -> Callable[..., Result]:
     """Call `depthflux` with words; unexpected exceptions fail the test with their traceback."""
     from depthflux.cli.root import root
 
-    def call(*words: object, given: bytes | str | None = None) -> Result:
+    def call(*words: object, given: bytes | str | IO[bytes] | None = None) -> Result:
         return CliRunner().invoke(
             root, [str(word) for word in words], input=given, terminal_width=100
         )

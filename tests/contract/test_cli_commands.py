@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ import depthflux
 from depthflux.cli.demo import NEXT_COMMAND, demo_source
 from depthflux.cli.diagnosis import LIBRARIES, driver_gpus, read_gpu_line
 from depthflux.cli.progress import LINE_INTERVAL_S, StepProgress
-from depthflux.cli.sheet import BACKGROUND, CAPTION_SIZE, LINE_HEIGHT, MARGIN, compose_sheet
+from depthflux.cli.sheet import BACKGROUND, LINE_HEIGHT, MARGIN, compose_sheet
 from depthflux.settings import EngineSettings
 
 Call = Callable[..., Result]
@@ -64,19 +65,31 @@ def test_demo_says_that_it_is_no_flux_and_what_to_try_next(shown: Result) -> Non
     assert following == f"Next: {NEXT_COMMAND}"
 
 
+def test_demo_runs_the_miniature_whatever_the_environment_names(
+    cli: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DEPTHFLUX_MODEL", "flux")
+    monkeypatch.setenv("DEPTHFLUX_PROFILE", "exact")
+
+    result = cli("demo", "--steps", 1, "--out", tmp_path)
+
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr.startswith("depthflux/demo: 1 picture of 512*512 in ")
+
+
 def test_a_sheet_brings_pictures_to_one_height_and_cuts_long_captions() -> None:
     tall, wide = Image.new("L", (50, 100), 80), Image.new("RGB", (300, 200), (1, 2, 3))
 
-    sheet = compose_sheet([(tall, "a caption much too long for it\nagain"), (wide, "short")])
+    sheet = compose_sheet([(tall, "a caption much too long for it\ndog"), (wide, "short")])
 
     pixels = np.asarray(sheet)
     assert sheet.size == (100 + 300 + 3 * MARGIN, 200 + 3 * MARGIN + 2 * LINE_HEIGHT)
     assert (pixels[MARGIN : MARGIN + 200, MARGIN : MARGIN + 100] == 80).all()
     between = pixels[:, MARGIN + 100 : 2 * MARGIN + 100]
     assert (between == BACKGROUND).all()
-    assert CAPTION_SIZE < LINE_HEIGHT
-    captions = pixels[MARGIN + 200 :, MARGIN : MARGIN + 100]
-    assert (captions < 128).any()
+    inked = (pixels[MARGIN + 200 :, MARGIN : MARGIN + 100] < 128).any(axis=(1, 2))
+    bands = int((np.diff(inked.astype(int)) == 1).sum())
+    assert bands == 2, "two lines of caption with white between them"
 
 
 def test_depth_writes_a_grey_map_of_the_pictures_own_size(mapped: tuple[Result, Path]) -> None:
@@ -137,20 +150,25 @@ def test_doctor_as_json_says_what_is_whole(
     checks = {check["name"]: check["ok"] for check in document["checks"]}
     assert checks["demo vae"] is True
     assert checks["flux"] is None
-    assert checks["flux control LoRA"] is True
+    assert checks["flux control LoRA"] is False, "it has no bytes"
     assert checks["flux depth estimator"] is None
 
 
-def test_doctor_names_a_damaged_part_of_flux(
-    cli: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, miniature_8x: Path
-) -> None:
+@pytest.fixture
+def flux(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, miniature_8x: Path) -> Path:
+    """An untrained miniature where FLUX.1-dev is looked for, made of links."""
     folder = tmp_path / "FLUX.1-dev"
     for file in (path for path in miniature_8x.rglob("*") if path.is_file()):
         link = folder / file.relative_to(miniature_8x)
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(file)
-    (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink()
     monkeypatch.setenv("DEPTHFLUX_WEIGHTS_DIR", str(tmp_path))
+    return folder
+
+
+def test_doctor_names_a_damaged_part_of_flux(cli: Call, flux: Path) -> None:
+    folder = flux
+    (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink()
 
     document = json.loads(cli("doctor", "--json").stdout)
 
@@ -171,6 +189,37 @@ def test_doctor_exits_with_3_where_not_even_the_demo_can_run(
     assert result.exit_code == 3
     assert "safety checker        BAD" in result.stdout
     assert "pip install --force-reinstall" in result.stdout.splitlines()[-1]
+
+
+def test_doctor_names_a_command_that_works_with_flux_as_it_is(
+    cli: Call, flux: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = json.loads(cli("doctor", "--json").stdout)
+    shutil.rmtree(flux / "depth_estimator")
+    without_estimator = json.loads(cli("doctor", "--json").stdout)
+    monkeypatch.setenv("DEPTHFLUX_MODEL", "demo")
+    told_demo = json.loads(cli("doctor", "--json").stdout)
+
+    assert whole["flux_runs"] is without_estimator["flux_runs"] is told_demo["flux_runs"] is True
+    assert "--control-image PICTURE" in whole["next"]
+    assert "--control-image DEPTH_MAP --no-preprocess-depth" in without_estimator["next"]
+    assert told_demo["next"] == "depthflux demo"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("DEVICE", "tpu"), ("DEVICE", "cuda:99"), ("NO_SETTING", "1"), ("DEPTH_ESTIMATOR", "/none")],
+)
+def test_doctor_finds_what_the_environment_breaks(
+    variable: str, value: str, cli: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"DEPTHFLUX_{variable}", value)
+
+    result = cli("doctor")
+    demo = cli("demo")
+
+    assert (result.exit_code, demo.exit_code) == (3, 3)
+    assert result.stdout.splitlines()[-1] == f"Next: unset DEPTHFLUX_{variable}"
 
 
 def test_gpus_are_what_the_drivers_own_tool_says(
@@ -215,6 +264,19 @@ def test_config_show_tells_each_value_its_source_and_what_it_becomes(
     assert sources["embed_control_image"] == (True, "default")
     assert settings["device"]["here"]["value"].startswith("cpu, CPU ")
     assert settings["model"]["here"]["value"] == "missing"
+
+
+def test_set_takes_text_as_the_environment_does(cli: Call) -> None:
+    values = ("model=1", "control-lora=null", "threads=null", "compile=false", "device=cpu")
+    words = [word for value in values for word in ("--set", value)]
+
+    result = cli("config", "show", "--profile", "exact", *words, "--json")
+
+    assert result.exit_code == 0, result.stderr
+    settings = json.loads(result.stdout)["settings"]
+    assert settings["model"]["value"] == "1"
+    assert settings["compile"]["value"] is False
+    assert settings["control_lora"]["value"] is settings["threads"]["value"] is None
 
 
 def test_config_show_as_a_table_names_every_setting(cli: Call) -> None:

@@ -10,11 +10,13 @@ from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
+import click
 import pytest
-from click.testing import Result
+from click.testing import CliRunner, Result
 from PIL import Image
 
 from depthflux.cli.demo import demo_source
+from depthflux.cli.root import LazyGroup
 from depthflux.errors import BusyError, CancelledError, DepthFluxError
 from depthflux.model.demo import demo_folder
 
@@ -49,6 +51,11 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "broken.toml").write_text("prompt = ")
     (tmp_path / "list.json").write_text("[1]")
     (tmp_path / "latin.toml").write_bytes('prompt = "é"'.encode("latin-1"))
+    (tmp_path / "deep.json").write_text('{"loras": ' + "[" * 100_000 + "]" * 100_000 + "}")
+    (tmp_path / "deep.toml").write_text("loras = " + "[" * 100_000 + "]" * 100_000)
+    # A key that sets the terminal's title, and one that turns the writing direction.
+    (tmp_path / "escape.json").write_text('{"\\u001b]0;owned\\u0007": 1}')
+    (tmp_path / "bidi.toml").write_text('"\\u202egpj" = 1')
     (tmp_path / "bad-profile.toml").write_text("devise = 'cpu'")
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -72,7 +79,9 @@ REFUSED = {
     "pictures": ((*GENERATE, "--num-images", "5"), 2, "num_images=5 is not allowed"),
     "choice": ((*GENERATE, "--fit", "crop"), 2, "'stretch', 'cover', 'contain'"),
     "loras": ((*GENERATE, "--loras", '[{"path": "x"}]'), 2, "allowed: an empty list"),
-    "loras-text": ((*GENERATE, "--loras", "[{"), 2, "is no JSON"),
+    "loras-text": ((*GENERATE, "--loras", "[{"), 2, "is no valid JSON"),
+    "loras-deep": ((*GENERATE, "--loras", "[" * 100_000), 2, "nests more than 16 deep"),
+    "loras-nested": ((*GENERATE, "--loras", "[" * 99 + "1" + "]" * 99), 2, "nests more than 16"),
     "text": ((*GENERATE, "--control-image", "text.png"), 2, "control_image='text.png'"),
     "cut": ((*GENERATE, "--control-image", "cut.jpg"), 2, "control_image='cut.jpg'"),
     "huge": ((*GENERATE, "--control-image", "huge.png"), 2, "has 50000x50000 pixels"),
@@ -83,6 +92,10 @@ REFUSED = {
     "empty-stdin": ((*GENERATE, "--control-image", "-"), 2, "standard input is empty"),
     "request-typo": ((*GENERATE, "--request", "typo.toml"), 2, "did you mean guidance_scale?"),
     "request-broken": ((*GENERATE, "--request", "broken.toml"), 2, "is no valid TOML"),
+    "request-deep-json": ((*GENERATE, "--request", "deep.json"), 2, "nests more than 16 deep"),
+    "request-deep-toml": ((*GENERATE, "--request", "deep.toml"), 2, "nests more than 16 deep"),
+    "request-escape": ((*GENERATE, "--request", "escape.json"), 2, r"'\x1b]0;owned\x07'"),
+    "request-bidi": ((*GENERATE, "--request", "bidi.toml"), 2, r"'\u202egpj'"),
     "request-list": ((*GENERATE, "--request", "list.json"), 2, "holds no table of fields"),
     "request-latin": ((*GENERATE, "--request", "latin.toml"), 2, "is no valid TOML"),
     "request-missing": ((*GENERATE, "--request", "no.toml"), 2, "cannot be read: No such file"),
@@ -94,12 +107,15 @@ REFUSED = {
     ),
     "option": ((*GENERATE, "--promt", "x"), 2, "--prompt"),
     "command": (("genrate",), 2, "did you mean generate?"),
+    "command-field": (("field",), 2, "field: there is no such command"),
     "group-option": (("--bogus",), 2, "--bogus"),
     "profile": ((*GENERATE, "--profile", "exakt"), 3, "did you mean exact?"),
     "profile-typo": ((*GENERATE, "--profile", "bad-profile.toml"), 3, "did you mean device?"),
     "setting": ((*GENERATE, "--set", "devise=cpu"), 3, "did you mean device?"),
     "setting-form": ((*GENERATE, "--set", "device"), 3, "is not of the form name=value"),
     "setting-twice": ((*GENERATE, "--set", "threads=1", "--set", "threads=2"), 3, "set twice"),
+    "setting-option": ((*GENERATE, "--set", "threads=1", "--threads", "2"), 3, "set twice"),
+    "option-setting": ((*GENERATE, "--threads", "2", "--set", "threads=1"), 3, "set twice"),
     "setting-range": ((*GENERATE, "--threads", "0"), 3, "threads=0 (argument)"),
     "device": ((*GENERATE, "--device", "tpu"), 3, "device='tpu' (argument)"),
     "gpu": ((*GENERATE, "--device", "cuda:99"), 3, "device=cuda:99"),
@@ -114,7 +130,7 @@ REFUSED = {
     "depth-missing": (("depth", "nope.png", "--out", "d.png"), 2, "there is no such file"),
     "depth-without-out": (("depth", "good.png"), 2, "Missing option '--out'"),
     "demo-size": (("demo", "--size", "1*1"), 2, "size='1*1' has width 1"),
-    "config": (("config", "show", "--set", "nope=1"), 3, "nope: there is no such field"),
+    "config": (("config", "show", "--set", "nope=1"), 3, "nope: there is no such setting"),
 }
 
 
@@ -129,6 +145,7 @@ def test_bad_input_is_refused_with_one_line_and_leaves_nothing(
     assert result.exit_code == code
     assert result.stderr.startswith("error: ")
     assert result.stderr.count("\n") == 1
+    assert result.stderr.rstrip("\n").isprintable()
     assert message in result.stderr
     assert result.stdout == ""
     assert sorted(workplace.rglob("*")) == before
@@ -179,42 +196,86 @@ def _all_errors(kind: type[DepthFluxError]) -> list[type[DepthFluxError]]:
     return [kind, *(error for child in kind.__subclasses__() for error in _all_errors(child))]
 
 
+def _command_that_raises(error: BaseException) -> Result:
+    """What the command line shows when a command of its group raises."""
+
+    @click.command
+    def doctor() -> None:
+        raise error
+
+    class OneCommand(LazyGroup):
+        def get_command(self, _ctx: click.Context, _name: str) -> click.Command:
+            return doctor
+
+    return CliRunner().invoke(OneCommand("depthflux"), ["doctor"])
+
+
 @pytest.mark.parametrize("kind", _all_errors(DepthFluxError), ids=lambda kind: kind.__name__)
 def test_every_error_class_ends_the_command_with_its_own_exit_code(
-    kind: type[DepthFluxError], cli: Call, monkeypatch: pytest.MonkeyPatch
+    kind: type[DepthFluxError],
 ) -> None:
-    def fail(_environment: object) -> None:
-        raise kind("two\nlines", **({"retry_after_s": 1.0} if kind is BusyError else {}))
+    extra = {"retry_after_s": 1.0} if kind is BusyError else {}
 
-    monkeypatch.setattr("depthflux.cli.doctor.diagnose", fail)
-
-    result = cli("doctor")
+    result = _command_that_raises(kind("two\nlines, \x1b[31mred", **extra))
 
     assert result.exit_code == kind.exit_code
-    assert result.stderr == "error: two lines\n"
+    assert result.stderr == "error: two lines, \\x1b[31mred\n"
 
 
-def test_ctrl_c_exits_with_130(cli: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(_environment: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("depthflux.cli.doctor.diagnose", interrupt)
-
-    result = cli("doctor")
+def test_ctrl_c_exits_with_130() -> None:
+    result = _command_that_raises(KeyboardInterrupt())
 
     assert result.exit_code == CancelledError.exit_code == 130
     assert result.stderr.strip() == "error: cancelled; nothing was written."
 
 
-def test_an_unexpected_exception_keeps_its_traceback(
-    cli: Call, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("depthflux.cli.doctor.diagnose", lambda _environment: 1 / 0)
-
-    result = cli("doctor")
+def test_an_unexpected_exception_keeps_its_traceback() -> None:
+    result = _command_that_raises(ZeroDivisionError())
 
     assert result.exit_code == 1
     assert isinstance(result.exception, ZeroDivisionError)
+
+
+@pytest.mark.parametrize(
+    ("words", "limit"),
+    [
+        (("generate", "--prompt", "-", "--control-image", "good.png"), 2**20),
+        (("generate", "--prompt", "x", "--control-image", "-"), 2**25),
+        (("demo", "--control-image", "-"), 2**25),
+        (
+            ("generate", "--prompt", "x", "--control-image", "-", "--set", "max-image-bytes=1024"),
+            1024,
+        ),
+        (("depth", "-", "--out", "d.png", "--profile", "small.toml"), 2048),
+    ],
+    ids=["prompt", "image", "demo", "setting", "profile"],
+)
+def test_no_more_of_standard_input_is_read_than_is_accepted(
+    words: tuple[str, ...], limit: int, workplace: Path, cli: Call
+) -> None:
+    (workplace / "small.toml").write_text("max_image_bytes = 2048")
+    stream = BytesIO(bytes(limit + 5000))
+
+    result = cli(*words, given=stream)
+
+    assert result.exit_code == 2
+    assert f"standard input has more than the {limit} bytes that are read" in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert stream.tell() == limit + 1
+
+
+def test_a_closed_standard_input_is_one_clear_line() -> None:
+    words = ("-m", "depthflux", "generate", "--prompt", "-")
+
+    run = subprocess.run(
+        ["sh", "-c", 'exec "$0" "$@" <&-', sys.executable, *words],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert run.returncode == 2
+    assert run.stderr == "error: prompt=-: standard input is empty; pipe something into it.\n"
 
 
 def test_the_process_itself_exits_with_the_code_and_prints_one_line() -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -21,6 +24,7 @@ from PIL import Image
 from depthflux.cli.demo import demo_source
 from depthflux.contract import Envelope
 from depthflux.images import encode_image, read_record
+from depthflux.model.demo import demo_folder
 
 Call = Callable[..., Result]
 
@@ -138,7 +142,7 @@ def test_from_record_warns_of_what_differs_and_of_what_the_options_change(
 ) -> None:
     original = next(made[1].glob("*-0.png"))
     record = read_record(original)
-    record["versions"]["torch"] = "0.1"
+    record["versions"] |= {"torch": "0.1", "\x1b]0;owned\x07": "1"}
     altered = tmp_path / "altered.png"
     altered.write_bytes(encode_image(Image.new("RGB", (8, 8)), "png", record=record))
 
@@ -151,6 +155,8 @@ def test_from_record_warns_of_what_differs_and_of_what_the_options_change(
     )
     assert "warning: versions.torch: '0.1' then" in result.stderr
     assert "the same pixels" not in result.stderr
+    assert r"versions.\x1b]0;owned\x07: '1' then" in result.stderr
+    assert "\x1b" not in result.stderr
     made_again = read_record(Path(result.stdout.strip()))
     assert made_again["request"] == {**record["request"], "seed": 5, "num_images": 1}
 
@@ -165,6 +171,68 @@ def test_from_record_warns_when_the_pixels_differ(
     result = cli("generate", "--from-record", painted_over, "--out", tmp_path / "out")
 
     assert f"warning: the pixels differ from those of {painted_over}." in result.stderr
+
+
+def test_from_record_compares_with_a_picture_of_more_than_32_mib(
+    made: tuple[Result, Path], cli: Call, tmp_path: Path
+) -> None:
+    original = next(made[1].glob("*-0.png"))
+    # As large as the record of a control image of 31 MB makes it.
+    record = read_record(original) | {"padding": base64.b64encode(os.urandom(36_000_000)).decode()}
+    with Image.open(original) as picture:
+        large = tmp_path / "large.png"
+        large.write_bytes(encode_image(picture.convert("RGB"), "png", record=record))
+    assert large.stat().st_size > 32 * 2**20
+
+    result = cli("generate", "--from-record", large, "--out", tmp_path / "out")
+
+    assert result.exit_code == 0, result.stderr
+    assert f"the same pixels as {large}" in result.stderr
+
+
+def test_from_record_keeps_its_result_where_the_old_pixels_cannot_be_read(
+    made: tuple[Result, Path], cli: Call, tmp_path: Path
+) -> None:
+    data = bytearray(next(made[1].glob("*-0.png")).read_bytes())
+    start = data.index(b"IDAT")
+    end = start + 4 + int.from_bytes(data[start - 4 : start])
+    data[start + 4 : end] = bytes(end - start - 4)
+    # With a good checksum, so that only decoding finds it out.
+    data[end : end + 4] = zlib.crc32(data[start:end]).to_bytes(4)
+    damaged = tmp_path / "damaged.png"
+    damaged.write_bytes(data)
+
+    result = cli("generate", "--from-record", damaged, "--out", tmp_path / "out")
+
+    assert result.exit_code == 0, result.stderr
+    assert Path(result.stdout.strip()).is_file()
+    assert "warning: the pixels cannot be compared: from_record=" in result.stderr
+
+
+def test_from_record_takes_a_model_or_profile_of_ones_own_from_the_command_line(
+    cli: Call, tmp_path: Path
+) -> None:
+    shutil.copytree(demo_folder(), tmp_path / "model")
+    (tmp_path / "mine.toml").write_text('device = "cpu"\n')
+    own = ("--profile", tmp_path / "mine.toml", "--model", tmp_path / "model")
+    words = ("--control-image", demo_source(), "--size", "512*512", "--prompt", "a cone")
+    first = cli(
+        "generate", *own, *words, "--num-inference-steps", 1, "--out", tmp_path / "first",
+        "--set", "safety-threshold=0.9",
+    )  # fmt: skip
+    original = Path(first.stdout.strip())
+
+    without_profile = cli("generate", "--from-record", original, *own[2:])
+    without_model = cli("generate", "--from-record", original, *own[:2])
+    again = cli("generate", "--from-record", original, *own, "--out", tmp_path / "again")
+
+    assert (without_profile.exit_code, without_model.exit_code) == (2, 2)
+    assert "name it with --profile" in without_profile.stderr
+    assert "name it with --model" in without_model.stderr
+    assert again.exit_code == 0, again.stderr
+    assert f"the same pixels as {original}" in again.stderr
+    assert "warning" not in again.stderr
+    assert read_record(Path(again.stdout.strip()))["safety"]["threshold"] == 0.9
 
 
 OFFLINE = """

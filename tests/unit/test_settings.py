@@ -14,7 +14,7 @@ def test_layers_win_in_order_and_sources_are_remembered() -> None:
     resolved = resolve_settings(
         "demo",
         environment={"DEPTHFLUX_THREADS": "3", "DEPTHFLUX_DTYPE": "bfloat16", "HOME": "/x"},
-        arguments={"threads": 2, "device": None},
+        arguments={"threads": 2},
     )
 
     assert resolved.values.model == "demo"
@@ -63,6 +63,17 @@ def test_bad_settings_are_refused_with_a_hint(call: dict[str, object], message: 
         resolve_settings(**call)
 
     assert "\n" not in str(caught.value)
+
+
+def test_none_takes_back_what_weaker_layers_set() -> None:
+    resolved = resolve_settings(
+        "demo",
+        environment={"DEPTHFLUX_CONTROL_LORA": "x", "DEPTHFLUX_THREADS": "3"},
+        arguments={"control_lora": None, "threads": None},
+    )
+
+    assert (resolved.values.control_lora, resolved.values.threads) == (None, None)
+    assert resolved.sources["threads"] == "default"
 
 
 def test_variables_are_text_that_is_read_by_the_settings_type() -> None:

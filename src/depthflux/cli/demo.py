@@ -31,6 +31,8 @@ DEFAULTS = {
     "seed": 0,
     "size": "512*512",
 }
+#: Said again beside the profile, since DEPTHFLUX_MODEL would win over the profile alone.
+SETTINGS = {"model": "demo", "control_lora": None, "depth_estimator": None}
 NEXT_COMMAND = (
     'depthflux generate --profile demo --prompt "a blue cube and a pink sphere on a yellow floor" '
     '--control-image PICTURE --size "512*512"'
@@ -74,11 +76,11 @@ def demo(ctx: click.Context, out: Path, as_json: bool) -> None:
     miniature (depthflux/demo) goes FLUX's whole way in seconds on any CPU, but it is not FLUX: it
     paints coloured cubes, spheres, cylinders and cones on a floor, nothing else.
     """
-    given = fill_from_standard_input(given_fields(ctx))
+    given = fill_from_standard_input(given_fields(ctx), "demo", SETTINGS)
     request = GenerationRequest(**{"control_image": demo_source(), **DEFAULTS, **given})
-    request = with_source(request, early_settings("demo", {}))
+    request = with_source(request, early_settings("demo", SETTINGS))
     with output_folder(out) as folder:
-        prediction = paint(request, "demo", {})
+        prediction = paint(request, "demo", SETTINGS)
         path = folder / f"demo-{prediction.id[:8]}.png"
         write_atomically(path, _sheet_file(prediction))
     warn_about_withheld(prediction)

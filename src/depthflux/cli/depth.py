@@ -72,10 +72,13 @@ def depth(
     out = out.expanduser()
     _check_png(out)
     check_new_file(out, force=force)
-    given = read_standard_input("control_image") if image == STANDARD_INPUT else image
     # The prompt is required of a request, and nothing here reads it.
-    request = GenerationRequest(prompt="depth", control_image=given, **fields)
-    source = read_source(given, early_settings(profile, settings))
+    request = GenerationRequest(prompt="depth", control_image=image, **fields)
+    limits = early_settings(profile, settings)
+    given: object = image
+    if image == STANDARD_INPUT:
+        given = read_standard_input("control_image", limits.max_image_bytes)
+    source = read_source(given, limits)
     make_folder(out.parent)
     size = request.dimensions if "size" in fields else source.size
     picture, card = _estimate(source, request, size, profile, settings)
@@ -97,33 +100,33 @@ def _estimate(
     """The depth map in the asked size, and who estimated it."""
     from depthflux.canvas import Canvas, depth_picture, place
     from depthflux.depth import far_value, is_quantized, normalize
+    from depthflux.engine.failures import translated_failures
 
     estimator = _load_estimator(profile, settings)
     mode = request.depth_normalization
     # The grid only decides what lies outside the asked size, so any will do.
     canvas = Canvas(*size, grid=1)
-    placed = place(
-        normalize(estimator.estimate(source.rgb), mode), canvas, request.fit, far=far_value(mode)
-    )
+    with translated_failures(request):
+        estimated = normalize(estimator.estimate(source.rgb), mode)
+    placed = place(estimated, canvas, request.fit, far=far_value(mode))
     return depth_picture(placed, canvas, quantized=is_quantized(mode)), estimator.card
 
 
 def _load_estimator(profile: str, settings: dict[str, Any]) -> Any:
     import os
 
-    from depthflux.depth.depth_anything import DEMO, DepthAnything
+    from depthflux.depth.depth_anything import DepthAnything
+    from depthflux.engine.failures import translated_load_failures
     from depthflux.engine.selection import select_settings
     from depthflux.model.placement import place as place_model
     from depthflux.model.weights import find_model
 
     values = select_settings(profile, environment=os.environ, arguments=settings).values
     device = place_model(values).device
-    if values.depth_estimator is not None:
-        return DepthAnything.load(values.depth_estimator.expanduser(), device=device)
-    files = find_model(values)
-    return DepthAnything.load(
-        files.require_estimator(), device=device, card=DEMO if files.is_demo else None
-    )
+    # An estimator that was chosen needs no model beside it.
+    folder = values.depth_estimator or find_model(values).require_estimator()
+    with translated_load_failures(device):
+        return DepthAnything.load(folder.expanduser(), device=device)
 
 
 def _as_png(picture: Image) -> bytes:

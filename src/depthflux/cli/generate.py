@@ -86,7 +86,8 @@ def generate(
     Prints the pictures' paths, or with --json the response as the hosted endpoint gives it.
     "-" as prompt or control image is standard input.
     """
-    fields = fill_from_standard_input(given_fields(ctx))
+    settings = given_settings(ctx)
+    fields = fill_from_standard_input(given_fields(ctx), profile or "auto", settings)
     if from_record is not None:
         if request_file is not None:
             raise InvalidParameterError(
@@ -95,13 +96,13 @@ def generate(
             )
         from depthflux.cli.replay import replay
 
-        prediction = replay(from_record, fields, profile, given_settings(ctx), out)
+        prediction = replay(from_record, fields, profile, settings, out)
     else:
         if request_file is not None:
             fields = {**read_request_file(request_file), **fields}
         request = GenerationRequest(**fields)
         warn_about_fields_for_servers(fields)
-        prediction = run(request, profile or "auto", given_settings(ctx), out)
+        prediction = run(request, profile or "auto", settings, out)
     report(prediction, as_json=as_json)
 
 

@@ -22,8 +22,7 @@ class StandardErrorHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a message as one line."""
-        text = " ".join(record.getMessage().split())
-        click.echo(f"{record.levelname.lower()}: {text}", err=True)
+        click.echo(f"{record.levelname.lower()}: {one_line(record.getMessage())}", err=True)
 
 
 @contextmanager
@@ -55,7 +54,19 @@ def verbose_option(command: Command) -> Command:
 
 def say(text: str) -> None:
     """Tell the person at the terminal something that is neither result nor warning."""
-    click.echo(text, err=True)
+    click.echo(one_line(text), err=True)
+
+
+def one_line(text: str) -> str:
+    """The same words on one line, with nothing in them that a terminal would act on.
+
+    File names, records and request files come from anyone; escape sequences and characters that
+    turn the writing direction are spelt out.
+    """
+    words = " ".join(text.split())
+    return "".join(
+        character if character.isprintable() else ascii(character)[1:-1] for character in words
+    )
 
 
 def _start_log(ctx: click.Context, _parameter: click.Parameter, verbose: bool) -> bool:

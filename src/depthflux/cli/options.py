@@ -8,7 +8,6 @@ default can be told from the same value typed in.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import UnionType
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_or
 import click
 from click.core import ParameterSource
 
+from depthflux.cli.inputs import DocumentError, parse_document
 from depthflux.contract import GenerationRequest, describe_allowed
 from depthflux.errors import SettingsError, show
 from depthflux.settings import EngineSettings, profile_names
@@ -42,9 +42,9 @@ def read_json(text: object) -> Any:
     if not isinstance(text, str):
         return text
     try:
-        return json.loads(text)
-    except ValueError as error:
-        raise click.BadParameter(f"{show(text)} is no JSON: {error}") from error
+        return parse_document(text, "JSON")
+    except DocumentError as error:
+        raise click.BadParameter(f"{show(text)} {error}") from error
 
 
 def request_options(
@@ -167,7 +167,7 @@ def _keeper(home: str) -> Callable[[click.Context, click.Parameter, Any], Any]:
     def keep(ctx: click.Context, parameter: click.Parameter, value: Any) -> Any:
         name = str(parameter.name)
         if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            ctx.meta.setdefault(home, {})[name] = value
+            _keep_once(ctx.meta.setdefault(home, {}), name, value)
         return value
 
     return keep
@@ -185,18 +185,15 @@ def _keep_assignments(
                 f"--set {show(assignment)} is not of the form name=value.",
                 fix="See: depthflux config show.",
             )
-        if name in settings:
-            raise SettingsError(f"{name} is set twice on the command line; leave one out.")
-        settings[name] = _setting_value(text.strip())
+        # Text, as from the environment: what it means is for the setting's type to say.
+        _keep_once(settings, name, None if text.strip() == "null" else text.strip())
 
 
-def _setting_value(text: str) -> Any:
-    """`true`, `false` and numbers as JSON reads them, anything else as text."""
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return text
-    return value if isinstance(value, bool | int | float) else text
+def _keep_once(home: dict[str, Any], name: str, value: Any) -> None:
+    """Remember a value; an option and --set may name the same setting, and neither should win."""
+    if name in home:
+        raise SettingsError(f"{name} is set twice on the command line; leave one out.")
+    home[name] = value
 
 
 def _default(field: FieldInfo) -> Any:

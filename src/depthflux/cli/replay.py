@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Any
 from depthflux.cli.generate import run
 from depthflux.cli.messages import logger, say
 from depthflux.contract import GenerationRequest
-from depthflux.errors import show
-from depthflux.images import read_image, read_record
+from depthflux.errors import RequestError, show
+from depthflux.images import MAX_RECORD_BYTES, ReadLimits, read_image, read_record
 
 if TYPE_CHECKING:
     from depthflux.contract import Prediction
+
+#: The largest record, and as much again for the largest picture, which needs far less.
+PICTURE_LIMITS = ReadLimits(max_bytes=2 * MAX_RECORD_BYTES)
 
 
 def replay(
@@ -31,8 +34,10 @@ def replay(
     Args:
         picture: one that depthflux wrote.
         fields: request fields from the command line; they win over the record's.
-        profile: from the command line, or None for the record's.
-        settings: from the command line; they win over the record's.
+        profile: from the command line, or None for the record's; needed where that was no shipped
+            one, whose file the record cannot name.
+        settings: from the command line; they win over the record's. `model` is needed where the
+            picture's came from a folder.
         out: where to write.
 
     Raises:
@@ -46,9 +51,8 @@ def replay(
 
     request = request_from_record(record, control_image=fields.get("control_image"))
     request = _overridden(request, fields)
-    recorded_profile, recorded_settings = replay_settings(record)
-    effective = {**recorded_settings, **settings}
-    prediction = run(request, profile or recorded_profile, effective, out)
+    target, recorded = replay_settings(record, profile=profile, model=settings.get("model"))
+    prediction = run(request, target, {**recorded, **settings}, out)
     for line in differences(record, prediction.record):
         logger.warning("%s", line)
     if not fields:
@@ -75,7 +79,13 @@ def _overridden(request: GenerationRequest, fields: Mapping[str, Any]) -> Genera
 
 def _compare_pixels(picture: Path, prediction: Prediction) -> None:
     """Say whether the new picture shows exactly what the recorded one does."""
-    before, now = read_image(picture), read_image(prediction.files[0].data)
+    try:
+        before = read_image(picture, limits=PICTURE_LIMITS, field="from_record")
+        now = read_image(prediction.files[0].data, limits=PICTURE_LIMITS)
+    except RequestError as error:
+        # The new picture is saved and good; only what to compare it with is not.
+        logger.warning("the pixels cannot be compared: %s", error)
+        return
     if before.size == now.size and bool((before.rgb == now.rgb).all()):
         say(f"the same pixels as {picture}")
     else:

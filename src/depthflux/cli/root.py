@@ -13,6 +13,7 @@ import click
 
 import depthflux
 from depthflux.cli.errors import one_line_errors
+from depthflux.errors import unknown_name_problem
 
 
 class Entry(NamedTuple):
@@ -63,10 +64,7 @@ class LazyGroup(click.Group):
         """Find the called command, or name the nearest one."""
         name = click.utils.make_str(args[0])
         if name not in COMMANDS and not name.startswith("-"):
-            from depthflux.contract import unknown_field_problem
-
-            problem = unknown_field_problem(name, list(COMMANDS)).replace("field", "command")
-            ctx.fail(problem)
+            ctx.fail(unknown_name_problem(name, list(COMMANDS), kind="command"))
         return super().resolve_command(ctx, args)
 
     def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -67,16 +67,17 @@ DEPTH_ANYTHING_V2_SMALL = _published(
     "depth-anything-v2-small", "depth-anything/Depth-Anything-V2-Small-hf", "Apache-2.0"
 )
 
-#: The packaged estimator of the demo model, for `DepthAnything.load(folder, card=DEMO)`. It was
-#: trained on the demo's own drawn scenes and is of no use on photographs.
+#: The packaged estimator of the demo model. It was trained on the demo's own drawn scenes and is of
+#: no use on photographs.
 DEMO = EstimatorCard(
     "depthflux-demo-depth", "packaged with depthflux", "Apache-2.0", "disparity", 252
 )
 
-#: The published checkpoints. depth-anything-large (V1) is the one FLUX.1 Depth was trained with
-#: (DepthImageEncoder in Black Forest Labs' flux repository) and so the one meant by `bfl_raw`.
+#: The packaged and the published checkpoints. depth-anything-large (V1) is the one FLUX.1 Depth was
+#: trained with (DepthImageEncoder in Black Forest Labs' flux repository), so `bfl_raw` means it.
 #: Source: the checkpoints' model cards; out_indices from transformers' conversion script.
 KNOWN: Mapping[Fingerprint, EstimatorCard] = {
+    Fingerprint(128, (3, 4, 5, 6), "relative"): DEMO,
     Fingerprint(384, (3, 6, 9, 12), "relative"): DEPTH_ANYTHING_V2_SMALL,
     Fingerprint(768, (3, 6, 9, 12), "relative"): _published(
         "depth-anything-v2-base", "depth-anything/Depth-Anything-V2-Base-hf", "CC-BY-NC-4.0"

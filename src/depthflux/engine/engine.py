@@ -29,7 +29,7 @@ from depthflux.depth import (
     normalize_supplied,
     read_supplied,
 )
-from depthflux.depth.depth_anything import DEMO, DepthAnything
+from depthflux.depth.depth_anything import DepthAnything
 from depthflux.engine import provenance
 from depthflux.engine.compilation import Compilation, compile_model
 from depthflux.engine.conditioning import encode_control, encode_prompt, prepare_constants
@@ -298,7 +298,7 @@ def load(target: str | Path = "auto", **settings: Any) -> Engine:
         torch.set_num_threads(values.threads)
     with translated_load_failures(placement.device):
         model = load_model(files, placement)
-        estimator = load_estimator(files, placement.device)
+        estimator = _load_estimator(files, placement.device)
     threshold = values.safety_threshold
     safety = SafetyChecker() if threshold is None else SafetyChecker(threshold=threshold)
     compilation = compile_model(model, values)
@@ -313,17 +313,13 @@ def load(target: str | Path = "auto", **settings: Any) -> Engine:
     return Engine(resolved, model, estimator, safety, compilation)
 
 
-def load_estimator(files: ModelFiles, device: torch.device) -> DepthAnything | None:
-    """The depth estimator of a model; None where it has none, which is said.
-
-    Raises:
-        WeightsCorruptError: its files are damaged or do not fit together.
-    """
+def _load_estimator(files: ModelFiles, device: torch.device) -> DepthAnything | None:
+    """The depth estimator of a model; None where it has none, which is said."""
     if files.estimator is None:
         logger.warning("No depth estimator beside %s: supply depth maps.", files.folder)
         return None
     # float32: the estimator is small, and its depth then does not depend on the profile.
-    return DepthAnything.load(files.estimator, device=device, card=DEMO if files.is_demo else None)
+    return DepthAnything.load(files.estimator, device=device)
 
 
 def _as_request(request: GenerationRequest | None, fields: dict[str, Any]) -> GenerationRequest:

@@ -24,7 +24,7 @@ from depthflux.canvas import Canvas
 from depthflux.contract import MAX_SEED, GenerationRequest
 from depthflux.depth.depth_anything import DepthAnything
 from depthflux.engine.compilation import Compilation
-from depthflux.errors import InvalidParameterError, UnreadableImageError, show
+from depthflux.errors import InvalidParameterError, UnreadableImageError, show, shown_name
 from depthflux.images import MAX_EMBEDDED_IMAGE_BYTES, ReadLimits, SourceImage, read_image
 from depthflux.model.loading import Model
 from depthflux.model.placement import device_name
@@ -205,7 +205,7 @@ def replay_settings(
     if model is None and _part(record, "model").get("from") not in NAMED_MODELS:
         raise _bad_record("its model came from a folder, whose path is not kept", "--model")
     ran, hardware = _part(record, "ran"), _part(record, "hardware")
-    settings = {
+    settings: dict[str, Any] = {
         "dtype": ran.get("dtype"),
         "compile": ran.get("compiled"),
         "threads": hardware.get("threads"),
@@ -217,6 +217,7 @@ def replay_settings(
         and 1 <= settings["threads"] <= (os.cpu_count() or 1) * MOST_THREADS_A_CORE
     ):
         raise _bad_record(f"it says that it ran as {show(settings)}")
+    settings["model"] = _part(record, "model")["from"] if model is None else model
     threshold = _part(record, "safety").get("threshold")
     if isinstance(threshold, float) and 0 <= threshold <= 1:
         settings["safety_threshold"] = threshold
@@ -233,9 +234,9 @@ def differences(recorded: Mapping[str, Any], present: Mapping[str, Any]) -> list
     lines = []
     for part in COMPARED:
         before, now = recorded.get(part, {}), present.get(part, {})
-        keys = sorted(set(before) | set(now)) if isinstance(before, Mapping) else []
+        keys = sorted({*before, *now}, key=str) if isinstance(before, Mapping) else []
         lines += [
-            f"{part}.{key}: {before.get(key)!r} then, {now.get(key)!r} now"
+            f"{part}.{shown_name(str(key))}: {before.get(key)!r} then, {now.get(key)!r} now"
             for key in keys
             if before.get(key) != now.get(key) and key not in ("base64", "reason")
         ]

@@ -5,9 +5,9 @@ behind the picture's) and injects peft's LoRA layers. The layers are then taken 
 path again, so that denoising runs on plain linears, and kept aside to compute
 `W(s) = W + s · (B·A)`, bias likewise, whenever another scale is asked for.
 
-Each change starts from a pristine copy of W, in host memory. Fusing and unfusing in place would lose
-bits in bfloat16, and diffusers' `fuse_lora(lora_scale=s)` multiplies the scales of repeated calls.
-Here any sequence of scales ends where a fresh fuse ends; a test shows both dtypes.
+Each change starts from a pristine copy of W, in host memory. Fusing and unfusing in place would
+lose bits in bfloat16, and diffusers' `fuse_lora(lora_scale=s)` multiplies the scales of repeated
+calls. Here any sequence of scales ends where a fresh fuse ends; a test shows both dtypes.
 
 As in diffusers, the q/k norms that a control LoRA brings replace the base model's at every scale;
 with a LoRA that brings them, scale 0 is therefore not quite the base model.

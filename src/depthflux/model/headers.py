@@ -32,6 +32,13 @@ def read_header(path: Path) -> dict[str, TensorHeader]:
     Raises:
         WeightsCorruptError: it is no safetensors file, truncated or damaged.
     """
+    try:
+        return _read_header(path)
+    except OSError as error:
+        raise WeightsCorruptError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def _read_header(path: Path) -> dict[str, TensorHeader]:
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")

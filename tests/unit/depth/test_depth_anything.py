@@ -16,6 +16,7 @@ from transformers.utils import logging as transformers_logging
 from depthflux.depth.depth_anything import DEMO, KNOWN, DepthAnything, Fingerprint, describe
 from depthflux.depth.estimator import DepthEstimator, EstimatorCard
 from depthflux.errors import WeightsCorruptError, WeightsMissingError
+from depthflux.model.demo import demo_folder
 
 
 def write_estimator(folder, *, kind="relative", hidden_size=32, out_indices=(1, 2, 3, 4)):
@@ -211,8 +212,12 @@ def test_describe_recognises_a_published_checkpoint(copied_folder, fingerprint, 
     assert card.input_size == 56  # the folder's own, not the published 518
 
 
+def test_the_packaged_estimator_is_known():
+    assert describe(demo_folder() / "depth_estimator") == DEMO
+
+
 def test_every_declared_estimator_states_licence_size_and_polarity():
-    for card in (*KNOWN.values(), DEMO):
+    for card in KNOWN.values():
         assert card.licence in {"Apache-2.0", "CC-BY-NC-4.0"}
         assert card.input_size % 14 == 0
         assert card.gives == "disparity"

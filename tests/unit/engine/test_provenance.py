@@ -84,6 +84,7 @@ def test_a_record_of_a_shipped_profile_says_how_it_ran(
             "compile": False,
             "threads": record["hardware"]["threads"],
             "safety_threshold": 0.8,
+            "model": "demo",
         },
     )
 
