@@ -208,7 +208,7 @@ def test_doctor_names_a_command_that_works_with_flux_as_it_is(
 
 @pytest.mark.parametrize(
     ("variable", "value"),
-    [("DEVICE", "tpu"), ("DEVICE", "cuda:99"), ("NO_SETTING", "1"), ("DEPTH_ESTIMATOR", "/none")],
+    [("DEVICE", "tpu"), ("DEVICE", "cuda:99"), ("NO_SETTING", "1")],
 )
 def test_doctor_finds_what_the_environment_breaks(
     variable: str, value: str, cli: Call, monkeypatch: pytest.MonkeyPatch
@@ -220,6 +220,15 @@ def test_doctor_finds_what_the_environment_breaks(
 
     assert (result.exit_code, demo.exit_code) == (3, 3)
     assert result.stdout.splitlines()[-1] == f"Next: unset DEPTHFLUX_{variable}"
+
+
+@pytest.mark.parametrize("variable", ["CONTROL_LORA", "DEPTH_ESTIMATOR", "WEIGHTS_DIR"])
+def test_what_the_environment_says_for_flux_does_not_keep_the_demo_from_running(
+    variable: str, cli: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(f"DEPTHFLUX_{variable}", "/none")
+
+    assert cli("demo", "--steps", "1", "--out", tmp_path).exit_code == 0
 
 
 def test_gpus_are_what_the_drivers_own_tool_says(

@@ -155,7 +155,7 @@ def test_from_record_warns_of_what_differs_and_of_what_the_options_change(
     )
     assert "warning: versions.torch: '0.1' then" in result.stderr
     assert "the same pixels" not in result.stderr
-    assert r"versions.\x1b]0;owned\x07: '1' then" in result.stderr
+    assert r"versions.'\x1b]0;owned\x07': '1' then" in result.stderr
     assert "\x1b" not in result.stderr
     made_again = read_record(Path(result.stdout.strip()))
     assert made_again["request"] == {**record["request"], "seed": 5, "num_images": 1}
@@ -288,6 +288,8 @@ def test_ctrl_c_while_painting_stops_with_130_and_leaves_nothing(tmp_path: Path)
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # Where the tests run in the background the signal is ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stderr is not None
     loaded = process.stderr.readline()

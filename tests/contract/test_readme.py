@@ -84,7 +84,8 @@ def test_the_commands_run(folder: Path) -> None:
     (again,) = (folder / "again").glob("*.png")
     with Image.open(again) as new, Image.open(folder / "picture.png") as old:
         assert new.tobytes() == old.tobytes()
-    assert Image.open(folder / "depth.png").mode == "L"
+    with Image.open(folder / "depth.png") as depth:
+        assert depth.mode == "L"
 
 
 def test_the_scripts_are_there_and_continuous_integration_runs_them() -> None:

@@ -1,0 +1,134 @@
+"""Trains the control LoRA with the base frozen. It knows latents and prompts, not pixels.
+
+control_scale s means "base plus s times the LoRA": at 0 the picture is the base model's own, so
+there is no dropout of the control; the LoRA is trained at all scales from .5 to 1.5 instead.
+"""
+
+import random
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+
+import torch
+from diffusers import FluxTransformer2DModel
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from train_demo.architecture import PACKED_CHANNELS, lora_targets
+from train_demo.base import Captions, Phase
+from train_demo.flow import Batch, flow_loss
+from train_demo.latents import LatentShelf
+from train_demo.optimisation import Trainer
+
+_LOWEST_SCALE, _HIGHEST_SCALE = 0.5, 1.5
+
+
+class LowRank(nn.Module):
+    """A weight plus scale * up @ down, merged anew at every step: cheaper than a second path.
+
+    Attributes:
+        scale: control_scale, set by `set_scale`.
+    """
+
+    def __init__(self, outputs: int, inputs: int, rank: int) -> None:
+        super().__init__()
+        self.down = nn.Parameter(torch.randn(rank, inputs) / inputs**0.5)
+        self.up = nn.Parameter(torch.zeros(outputs, rank))
+        self.scale = 1.0
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """The merged weight [outputs, inputs]."""
+        return weight + self.scale * self.up @ self.down
+
+
+def with_control(base: FluxTransformer2DModel, rank: int) -> FluxTransformer2DModel:
+    """A frozen copy of the base that reads 128 channels, with a low-rank delta on every linear."""
+    model = deepcopy(base).requires_grad_(False)
+    narrow = model.x_embedder
+    wide = nn.Linear(2 * PACKED_CHANNELS, narrow.out_features).requires_grad_(False)
+    with torch.no_grad():
+        wide.weight.zero_()
+        wide.weight[:, :PACKED_CHANNELS] = narrow.weight
+        wide.bias.copy_(narrow.bias)
+    model.x_embedder = wide
+    for _, linear in list(lora_targets(model)):
+        delta = LowRank(linear.out_features, linear.in_features, rank)
+        parametrize.register_parametrization(linear, "weight", delta)
+    return model
+
+
+def set_scale(model: FluxTransformer2DModel, scale: float) -> None:
+    """Sets control_scale for the next forward passes."""
+    for module in model.modules():
+        if isinstance(module, LowRank):
+            module.scale = scale
+
+
+def lora_state(model: FluxTransformer2DModel) -> dict[str, Tensor]:
+    """The LoRA in diffusers' layout."""
+    state: dict[str, Tensor] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, LowRank):
+            target = name.removesuffix(".parametrizations.weight.0")
+            state[f"transformer.{target}.lora_A.weight"] = module.down.detach().clone()
+            state[f"transformer.{target}.lora_B.weight"] = module.up.detach().clone()
+    return state
+
+
+def control_batch(captions: Captions, shelf: LatentShelf, count: int) -> Batch:
+    """Random pictures of one shelf with their prompts and depth latents."""
+    picks = shelf.pick(count, captions.random)
+    states, pooled = captions.encode(shelf, picks)
+    return Batch(shelf.pictures(picks), states, pooled, shelf.controls(picks))
+
+
+# A quarter of the tokens first, as for the base. The last part also sees large canvases: with more
+# tokens a side than any seen in training, rotary positions make a picture repeat itself, and the
+# hosted endpoint's default size has 27 by 52.
+CONTROL_PHASES = (
+    Phase(0.18, {"small-a": 1.0}, 48),
+    Phase(0.50, {"square-a": 0.42, "square-b": 0.42, "tall": 0.1, "wide": 0.06}, 16),
+    Phase(
+        1.01,
+        {
+            "square-a": 0.22,
+            "square-b": 0.16,
+            "tall": 0.05,
+            "wide": 0.03,
+            "portrait": 0.12,
+            "large": 0.14,
+            "poster": 0.28,
+        },
+        16,
+    ),
+)
+# Pictures a step where a picture is dear, so that all steps take about as long.
+_FEWER = {"portrait": 5, "large": 3, "poster": 2}
+
+
+def train_control(
+    model: FluxTransformer2DModel,
+    captions: Captions,
+    shelf_of: Callable[[str], LatentShelf],
+    checkpoint: Path,
+    budget_s: float,
+) -> FluxTransformer2DModel:
+    """Trains the deltas of `with_control` until the time is used; returns the averaged model."""
+    trainer = Trainer(model, [], muon=0.0, adamw=1.2e-3, decay=0.995, budget_s=budget_s)
+    trainer.resume(checkpoint)
+    rng, seen = random.Random(trainer.steps), []
+    while (share := trainer.share) < 1:
+        phase = next(phase for phase in CONTROL_PHASES if share < phase.until)
+        name = rng.choices(list(phase.shelves), weights=list(phase.shelves.values()))[0]
+        set_scale(model, rng.uniform(_LOWEST_SCALE, _HIGHEST_SCALE))
+        count = _FEWER.get(name, phase.count)
+        loss = flow_loss(model, control_batch(captions, shelf_of(name), count)).mean()
+        trainer.step(loss)
+        seen.append(loss.item())
+        if trainer.steps % 50 == 0:
+            print(f"{trainer.steps} share {share:.3f} loss {sum(seen) / len(seen):.4f}")
+            seen.clear()
+        if trainer.steps % 200 == 0:
+            trainer.save(checkpoint)
+    trainer.save(checkpoint)
+    return trainer.average
