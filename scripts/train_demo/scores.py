@@ -70,12 +70,17 @@ def correlation_within(first: Tensor, second: Tensor, mask: Tensor) -> float:
     return _correlation(first[mask], second[mask])
 
 
-def named_colour(colour: Tensor) -> str:
-    """The palette's name for a colour [3], seen in any light between shade and sun."""
+def named_colours(colours: Tensor) -> list[str]:
+    """The palette's name for each colour [N, 3], seen in any light between shade and sun."""
     palette = torch.tensor([PALETTE[name] for name in COLOURS])
     shaded = palette[:, None] * _SHADES[None, :, None]
-    distance = (shaded - colour).square().sum(dim=-1).amin(dim=1)
-    return COLOURS[int(distance.argmin())]
+    distance = torch.cdist(colours, shaded.flatten(0, 1)).view(-1, *shaded.shape[:2])
+    return [COLOURS[index] for index in distance.amin(dim=2).argmin(dim=1).tolist()]
+
+
+def named_colour(colour: Tensor) -> str:
+    """The palette's name for one colour [3]."""
+    return named_colours(colour[None])[0]
 
 
 def colours_right(picture: Tensor, region: Tensor, scene: Scene) -> dict[str, list[bool]]:
@@ -106,7 +111,7 @@ def colours_present(picture: Tensor, scene: Scene) -> dict[str, float]:
         "asked": share of all pixels that bear one of the names asked for.
     """
     small = functional.avg_pool2d(picture[None], 8)[0]
-    names = [named_colour(colour) for colour in small.flatten(1).T]
+    names = named_colours(small.flatten(1).T)
     asked = {scene.sky, scene.floor, *(solid.colour for solid in scene.solids)}
     tenth = picture.shape[1] // 10
     top, bottom = picture[:, :tenth].flatten(1), picture[:, -tenth:].flatten(1)
