@@ -219,21 +219,23 @@ def measure_vae(demo: Demo, cases: list[Case]) -> dict[str, object]:
         scores["staircase"].append(staircase(made))
         scores["staircase_ray_cast"].append(staircase(colour))
     report = summaries(scores)
-    greys = {
-        level: through(torch.full((3, SIDE, SIDE), level / 255))
+    report["plain_grey"] = {
+        str(level): _grey_scores(through(torch.full((3, SIDE, SIDE), level / 255)) * 255, level)
         for level in (32, 96, 128, 192, 240)
     }
-    report["grey_error_of_255"] = {
-        str(level): round((made - level / 255).abs().max().item() * 255, 2)
-        for level, made in greys.items()
-    }
-    report["grey_cast_of_255"] = {
-        str(level): round(
-            (made.mean(dim=(1, 2)).max() - made.mean(dim=(1, 2)).min()).item() * 255, 2
-        )
-        for level, made in greys.items()
-    }
     return report
+
+
+def _grey_scores(made: Tensor, level: int) -> dict[str, float]:
+    """How far a plain grey [3, H, W] of 0..255 is off, and how far from grey it has become."""
+    means = made.mean(dim=(1, 2))
+    scores = {
+        "mean_error": (made - level).abs().mean(),
+        "worst_error": (made - level).abs().max(),
+        "mean_cast": (made.amax(dim=0) - made.amin(dim=0)).mean(),
+        "cast_of_the_mean": means.max() - means.min(),
+    }
+    return {name: round(value.item(), 2) for name, value in scores.items()}
 
 
 def measure_speed(demo: Demo, case: Case, threads: int) -> dict[str, float]:

@@ -35,10 +35,15 @@ def test_every_block_says_its_language() -> None:
     assert README.count("```") == 2 * len(BLOCKS)
 
 
-def test_the_table_of_parameters_is_the_declarations() -> None:
-    table = README.split("<!-- parameters: begin -->\n")[1].split("<!-- parameters: end -->")[0]
+def test_the_tables_are_those_of_the_declarations_and_the_reports() -> None:
+    run = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "tables"), "--check"],
+        capture_output=True,
+        text=True,
+    )
 
-    assert table == parameter_table()
+    assert run.returncode == 0, run.stderr
+    assert parameter_table() in README
 
 
 def test_the_table_of_profiles_names_those_that_are_shipped() -> None:
@@ -47,7 +52,9 @@ def test_the_table_of_profiles_names_those_that_are_shipped() -> None:
     assert set(re.findall(r"^\| `(\w+)` \|", rows, flags=re.MULTILINE)) == set(profile_names())
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/architecture.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/architecture.md", "CONTRIBUTING.md", "docs/demo-model.md"]
+)
 def test_every_link_to_a_file_leads_somewhere(page: str) -> None:
     path = ROOT / page
     links = re.findall(r"\]\((?!https?:)([^)#]+)\)", path.read_text(encoding="utf-8"))
