@@ -132,6 +132,23 @@ def test_a_spoilt_small_file_is_one_clear_error(
     assert "\n" not in str(caught.value)
 
 
+def test_a_tokenizer_in_the_files_that_flux_ships_reads_the_same(folder: Path) -> None:
+    """FLUX.1-dev's CLIP tokenizer is a vocabulary and merges, without a tokenizer.json."""
+    prompt = ["a red cone and a cyan cube on a yellow floor, Haus 12!"]
+    expected = load(folder).model.tokenizer(prompt).input_ids
+    single = folder / "tokenizer" / "tokenizer.json"
+    content = json.loads(single.read_text())["model"]
+    merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in content["merges"]]
+    single.with_name("vocab.json").write_text(json.dumps(content["vocab"]))
+    single.with_name("merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]))
+    single.unlink()
+
+    engine = load(folder)
+
+    assert engine.model.tokenizer(prompt).input_ids == expected
+    assert {"tokenizer/vocab.json", "tokenizer/merges.txt"} <= set(engine.model.files.sha256)
+
+
 def test_a_decoder_without_its_scale_is_refused(folder: Path) -> None:
     config = json.loads((folder / "vae/config.json").read_text()) | {"scaling_factor": None}
     (folder / "vae/config.json").write_text(json.dumps(config))
