@@ -68,7 +68,7 @@ def first_line(error: BaseException) -> str:
 
 def shown_name(name: str) -> str:
     """A name from elsewhere as messages repeat it: quoted where a terminal might act on it."""
-    return name if re.fullmatch(r"[\w.-]{1,60}", name, re.ASCII) else show(name)
+    return name if re.fullmatch(r"[\w.-]{1,120}", name, re.ASCII) else show(name)
 
 
 def unknown_name_problem(name: str, known: Sequence[str], *, kind: str = "field") -> str:

@@ -25,6 +25,10 @@ ENVIRONMENT_PREFIX = "DEPTHFLUX_"
 OTHER_VARIABLES = frozenset({"PROFILE"})
 
 Dtype = Literal["float32", "bfloat16"]
+#: Whose law decides where diffusers and the definition of a control LoRA differ.
+Compat = Literal["none", "diffusers"]
+#: Where the unfused weights are kept, for changing the control scale.
+Master = Literal["file", "host", "device"]
 
 
 class EngineSettings(BaseModel):
@@ -35,12 +39,16 @@ class EngineSettings(BaseModel):
     model: str = Field(
         "flux",
         description=(
-            "What to load: `flux` (FLUX.1-dev, looked for under weights_dir), `demo` (the packaged "
-            "miniature), or the path of a folder laid out like FLUX.1-dev's."
+            "What to load: `flux` (FLUX.1-dev, looked for in weights_dir, the Hugging Face cache "
+            "and comfyui_dir), `demo` (the packaged miniature), or the path of a folder laid out "
+            "like FLUX.1-dev's."
         ),
     )
     weights_dir: Path = Field(
         Path("weights"), description="Where FLUX.1-dev, the control LoRA and the estimator lie."
+    )
+    comfyui_dir: Path | None = Field(
+        None, description="A ComfyUI folder whose models/ are used, too."
     )
     control_lora: Path | None = Field(
         None, description="The depth control LoRA's file; without it, the one beside the model."
@@ -55,6 +63,29 @@ class EngineSettings(BaseModel):
         json_schema_extra={"allowed": "auto, cpu, cuda or cuda:N"},
     )
     dtype: Dtype = Field("float32", description="What the model computes in.")
+    compat: Compat = Field(
+        "none",
+        description=(
+            "Whose law the control LoRA follows: `none` is the exact one, `diffusers` that of "
+            "diffusers, bugs included. See docs/fidelity.md."
+        ),
+    )
+    master: Master = Field(
+        "file",
+        description=(
+            "Where the unfused weights are read from when the control scale changes: the mapped "
+            "`file`, a copy in `host` memory, or a second copy on the `device`."
+        ),
+    )
+    loras_dir: Path = Field(
+        Path("weights/loras"), description="Where a request's further LoRAs are looked for."
+    )
+    allow_lora_paths: bool = Field(
+        False, description="Load further LoRAs from anywhere on this computer, too."
+    )
+    allow_lora_urls: bool = Field(
+        False, description="Fetch further LoRAs from https addresses, too."
+    )
     compile: bool | Literal["auto"] = Field(
         "auto",
         description="torch.compile of the transformer's blocks; auto: on CUDA only.",

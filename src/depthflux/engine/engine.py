@@ -297,7 +297,7 @@ def load(target: str | Path = "auto", **settings: Any) -> Engine:
     if values.threads is not None:
         torch.set_num_threads(values.threads)
     with translated_load_failures(placement.device):
-        model = load_model(files, placement)
+        model = load_model(files, placement, compat=values.compat, master=values.master)
         estimator = _load_estimator(files, placement.device)
     threshold = values.safety_threshold
     safety = SafetyChecker() if threshold is None else SafetyChecker(threshold=threshold)

@@ -1,177 +1,173 @@
-"""The depth control LoRA: attached and fused through peft, brought to any scale exactly.
+"""The depth control LoRA: the transformer grown for it, and brought to any control scale exactly.
 
-diffusers grows the input embedder (64 → 128 channels for FLUX: the control's packed latents stand
-behind the picture's) and injects peft's LoRA layers. The layers are then taken out of the forward
-path again, so that denoising runs on plain linears, and kept aside to compute
-`W(s) = W + s · (B·A)`, bias likewise, whenever another scale is asked for.
+The definition, for a control scale s, in the file's own key layout (then by diffusers' names):
 
-Each change starts from a pristine copy of W, in host memory. Fusing and unfusing in place would
-lose bits in bfloat16, and diffusers' `fuse_lora(lora_scale=s)` multiplies the scales of repeated
-calls. Here any sequence of scales ends where a fresh fuse ends; a test shows both dtypes.
+    weight  W + s · (B·A)
+    bias    b + s · b_B
+    norm    n + s · (n_control - n)     q/k norms, for which the file brings whole weights
+    input   the embedder takes the control's packed latents behind the picture's; W is zero there
 
-As in diffusers, the q/k norms that a control LoRA brings replace the base model's at every scale;
-with a LoRA that brings them, scale 0 is therefore not quite the base model.
+At s = 0 this is the base model, at s = 1 what the LoRA was trained as. Delta and sum are computed
+in float32 and rounded once. With `compat="diffusers"` the law is that of diffusers 0.42: its
+conversion of `norm_out`, norms replaced at every scale, sums in the weights' own dtype.
+
+Further LoRAs of a request are fused beside it, in the order of their hashes and scales, so that
+the order they were given in changes nothing.
 
 Knows nothing of what the transformer computes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import FluxControlPipeline
-from peft.tuners.lora import LoraLayer
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
-from depthflux.errors import LoraMismatchError, WeightsCorruptError, first_line
-from depthflux.model.headers import header_problem
+from depthflux.model.fusing import Delta, FusedLinears, HeldWeights, Weights
+from depthflux.model.lora_file import INPUT_EMBEDDER, LoraTensors, read_control_lora
+from depthflux.settings import Compat, Master
 
-ADAPTER = "control"
-#: The linear that the control's latents enter by, next to the picture's.
-INPUT_EMBEDDER = "x_embedder"
+#: What tells the control LoRA's deltas from further LoRAs', which go by their sha256.
+CONTROL = "control"
 
 
-@dataclass
-class _FusedLayer:
-    """One linear of the transformer, the peft layer that knows its delta, and its base weights."""
-
-    lora: LoraLayer
-    scaling: float
-    weight: torch.Tensor
-    bias: torch.Tensor | None
-
-    def fuse(self, scale: float) -> None:
-        """Make the linear's weights W + scale · delta, in place, W being the pristine copy."""
-        linear = self.lora.get_base_layer()
-        linear.weight.data.copy_(self.weight)
-        if self.bias is not None:
-            linear.bias.data.copy_(self.bias)
-        self.lora.merged_adapters.clear()
-        self.lora.scaling[ADAPTER] = scale * self.scaling
-        if scale != 0:
-            self.lora.merge(adapter_names=[ADAPTER])
-
-
-@dataclass
-class ControlLora:
-    """The control LoRA of one transformer.
+@dataclass(frozen=True)
+class FurtherLora:
+    """A LoRA beside the control LoRA.
 
     Attributes:
-        scale: the control scale that the weights have now; None before the first `set_scale`.
-        layers: the fused linears by their names in the transformer.
+        sha256: of its file; orders the LoRAs and tells them apart.
+        tensors: its factors, fitting the transformer.
+        scale: how much of it is fused.
     """
 
-    path: Path
-    layers: dict[str, _FusedLayer] = field(repr=False)
-    scale: float | None = None
+    sha256: str
+    tensors: LoraTensors
+    scale: float
 
-    def set_scale(self, scale: float) -> None:
-        """Bring the transformer's weights to a control scale, in place.
+
+class ControlLora:
+    """The control LoRA of one transformer, and the further LoRAs beside it.
+
+    Attributes:
+        tensors: the control LoRA's.
+        compat: whose law it follows, `none` or `diffusers`.
+        scale: the control scale that the weights have now; None before the first `set_scale`, and
+            after one that was interrupted.
+    """
+
+    def __init__(
+        self, transformer: Any, tensors: LoraTensors, master: Weights, compat: Compat
+    ) -> None:
+        """Take over a transformer that was grown for the control; see `attach_control_lora`."""
+        self.tensors = tensors
+        self.compat = compat
+        self.scale: float | None = None
+        self._transformer = transformer
+        exact = torch.float32 if compat == "none" else None
+        self._linears = FusedLinears(transformer, master, dtype=exact)
+
+    @property
+    def names(self) -> list[str]:
+        """The linears that the control LoRA changes."""
+        return sorted(self.tensors.linears)
+
+    def set_scale(self, scale: float, further: Sequence[FurtherLora] = ()) -> int:
+        """Bring the transformer's weights to a control scale and further LoRAs, in place.
 
         Args:
-            scale: 0 to 2; at 0 the linears have the base model's weights.
+            scale: 0 to 2; at 0 without further LoRAs the weights are the base model's.
+            further: in any order.
+
+        Returns:
+            How many of the linears were changed.
         """
-        if scale == self.scale:
-            return
-        self.scale = None  # an interrupted change leaves no scale that could be trusted
+        ordered = tuple(sorted(further, key=lambda lora: (lora.sha256, lora.scale)))
+        self.scale = None
         with torch.no_grad():
-            for layer in self.layers.values():
-                layer.fuse(scale)
+            changed = self._linears.fuse(self._deltas(scale, ordered))
+            self._set_norms(scale)
+        self.scale = scale
+        return changed
+
+    def take_as_fused(self, scale: float) -> None:
+        """Believe that the weights have a control scale already: they were loaded so."""
+        self._linears.take_as_fused(self._deltas(scale, ()))
         self.scale = scale
 
-    def delta_weight(self, name: str) -> torch.Tensor:
-        """Peft's own delta of one linear at the present scale, [out, in]."""
-        return self.layers[name].lora.get_delta_weight(ADAPTER)
+    def _deltas(self, scale: float, further: Sequence[FurtherLora]) -> dict[str, list[Delta]]:
+        """Each linear's deltas, the control's first."""
+        deltas = {
+            name: [Delta(CONTROL, factors, scale)] for name, factors in self.tensors.linears.items()
+        }
+        for lora in further:
+            for name, factors in lora.tensors.linears.items():
+                deltas.setdefault(name, []).append(Delta(lora.sha256, factors, lora.scale))
+        return deltas
+
+    def _set_norms(self, scale: float) -> None:
+        """The q/k norms' weights at a scale."""
+        for name, control in self.tensors.norms.items():
+            target = self._transformer.get_parameter(name).data
+            if self.compat == "none":
+                # lerp gives each end exactly, where n + 1 · (n_control - n) may miss n_control.
+                base = self._linears.master.read(name).to(target.device, torch.float32)
+                control = torch.lerp(base, control.to(base), scale)
+            target.copy_(control)
 
 
-def attach_control_lora(components: Mapping[str, Any], path: Path) -> ControlLora:
-    """Grow the transformer for the control's channels and attach the LoRA's layers to it.
+def attach_control_lora(
+    transformer: Any,
+    path: Path,
+    master: Weights,
+    *,
+    compat: Compat = "none",
+    keep: Master = "file",
+) -> ControlLora:
+    """Read the control LoRA and grow the transformer for it; its scale is still to be set.
 
     Args:
-        components: the pipeline's modules by diffusers' names; the transformer is changed.
+        transformer: diffusers' FluxTransformer2DModel with the master's weights; is changed.
         path: the LoRA's safetensors file, in Black Forest Labs' or diffusers' key layout.
+        master: the transformer's unfused tensors.
+        compat: whose law to follow.
+        keep: `file` reads the master again for every change; `host` and `device` keep a copy of
+            what the control LoRA changes.
 
     Raises:
         WeightsCorruptError: the file is no safetensors file or has non-finite numbers.
         LoraMismatchError: its tensors do not fit the transformer, or it is no control LoRA.
     """
-    transformer = components["transformer"]
-    if problem := header_problem(path):
-        raise WeightsCorruptError(problem)
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise WeightsCorruptError(f"{path} cannot be read: {error}.") from error
-    broken = sorted(name for name, tensor in tensors.items() if not tensor.isfinite().all())
-    if broken:
-        raise WeightsCorruptError(f"{path} has non-finite numbers in {', '.join(broken)}.")
-    pipeline = FluxControlPipeline(**components)
-    try:
-        tensors = pipeline.lora_state_dict(tensors)  # into diffusers' names and layout
-        problems = _tensor_problems(transformer, tensors)
-        if not problems:
-            pipeline.load_lora_weights(tensors, adapter_name=ADAPTER)
-    except (ValueError, RuntimeError, KeyError, NotImplementedError) as error:
-        problems = [first_line(error)]
-    if problems:
-        raise LoraMismatchError(
-            f"{path} does not fit the transformer as a control LoRA: {'; '.join(problems)}.",
-            fix="Use FLUX.1-Depth-dev-lora with FLUX.1-dev.",
-        )
-    return ControlLora(path, _take_out_of_forward_path(transformer))
+    tensors = read_control_lora(path, transformer, compat=compat)
+    if keep != "file":
+        device = transformer.device if keep == "device" else torch.device("cpu")
+        # All of them, since further LoRAs may change any.
+        names = [name for name, _ in transformer.named_parameters()]
+        master = HeldWeights(master, names, device)
+    grow_input_embedder(transformer)
+    return ControlLora(transformer, tensors, master, compat)
 
 
-def _tensor_problems(
-    transformer: torch.nn.Module, tensors: Mapping[str, torch.Tensor]
-) -> list[str]:
-    """Everything about a LoRA's tensors that does not fit; diffusers would drop it with a warning.
+def grow_input_embedder(transformer: Any) -> None:
+    """Let the transformer take the control's packed latents behind the picture's, with no effect.
 
-    Args:
-        transformer: not yet grown for the control.
-        tensors: in diffusers' names, `transformer.<linear>.lora_A.weight` [rank, in] and
-            `.lora_B.weight` [out, rank] and `.lora_B.bias` [out], and q/k norms' weights.
+    The weight's new columns are zero: 64 → 128 inputs for FLUX.
     """
-    linears = {n: m for n, m in transformer.named_modules() if isinstance(m, torch.nn.Linear)}
-    parameters = dict(transformer.named_parameters())
-    problems = (
-        []
-        if f"transformer.{INPUT_EMBEDDER}.lora_A.weight" in tensors
-        else [f"it has nothing for {INPUT_EMBEDDER}, so it takes no control image"]
-    )
-    for key, tensor in tensors.items():
-        name, _, part = key.removeprefix("transformer.").partition(".lora_")
-        if part and name in linears:
-            linear = linears[name]
-            width = linear.in_features * (2 if name == INPUT_EMBEDDER else 1)
-            fits = {
-                "A.weight": tensor.ndim == 2 and tensor.shape[1] == width,
-                "B.weight": tensor.ndim == 2 and tensor.shape[0] == linear.out_features,
-                "B.bias": tensor.shape == (linear.out_features,),
-            }.get(part, False)
-        else:
-            fits = not part and name in parameters and tensor.shape == parameters[name].shape
-        if not fits:
-            problems.append(f"{key} {list(tensor.shape)} fits nothing there")
-    return problems
-
-
-def _take_out_of_forward_path(transformer: torch.nn.Module) -> dict[str, _FusedLayer]:
-    """Put the plain linears back in the LoRA layers' places and keep the latter aside."""
-    layers: dict[str, _FusedLayer] = {}
-    wrapped = [(n, m) for n, m in transformer.named_modules() if isinstance(m, LoraLayer)]
-    for name, lora in wrapped:
-        linear = lora.get_base_layer()
-        layers[name] = _FusedLayer(
-            lora=lora.requires_grad_(False),
-            scaling=lora.scaling[ADAPTER],
-            # The pristine copy lies in host memory: a second transformer does not fit most GPUs.
-            weight=linear.weight.detach().cpu().clone(),
-            bias=linear.bias.detach().cpu().clone() if lora.lora_bias[ADAPTER] else None,
-        )
-        transformer.set_submodule(name, linear)
-    return layers
+    old = transformer.get_submodule(INPUT_EMBEDDER)
+    grown = torch.nn.Linear(
+        2 * old.in_features,
+        old.out_features,
+        bias=old.bias is not None,
+        device=old.weight.device,
+        dtype=old.weight.dtype,
+    ).requires_grad_(False)
+    if old.weight.device.type != "meta":
+        grown.weight.zero_()
+        grown.weight[:, : old.in_features] = old.weight
+        if old.bias is not None:
+            grown.bias.copy_(old.bias)
+    transformer.set_submodule(INPUT_EMBEDDER, grown)
+    transformer.register_to_config(in_channels=grown.in_features)

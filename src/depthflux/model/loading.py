@@ -29,7 +29,9 @@ from depthflux.errors import WeightsCorruptError, first_line
 from depthflux.model.control_lora import ControlLora, attach_control_lora
 from depthflux.model.headers import read_header
 from depthflux.model.placement import Placement
+from depthflux.model.tensors import TensorFiles
 from depthflux.model.weights import ModelFiles, read_json
+from depthflux.settings import Compat, Master
 
 #: FLUX.1-dev's own numbers of double and single blocks and of attention heads; a model that has
 #: others must not answer under the hosted model's name.
@@ -81,8 +83,16 @@ class Model:
         return int(min(MAX_PROMPT_TOKENS, self.tokenizer_2.model_max_length))
 
 
-def load_model(files: ModelFiles, placement: Placement) -> Model:
+def load_model(
+    files: ModelFiles, placement: Placement, *, compat: Compat = "none", master: Master = "file"
+) -> Model:
     """Load every component and attach the control LoRA; its scale is still to be set.
+
+    Args:
+        files: where everything lies.
+        placement: where it shall run.
+        compat: whose law the control LoRA follows.
+        master: where the unfused weights are kept.
 
     Raises:
         WeightsMissingError: files are not there.
@@ -104,7 +114,13 @@ def load_model(files: ModelFiles, placement: Placement) -> Model:
             "vae": _load_module(AutoencoderKL, files, "vae", placement),
         }
         _check_scales(folder, components["vae"].config)
-        control_lora = attach_control_lora(components, files.control_lora)
+        control_lora = attach_control_lora(
+            components["transformer"],
+            files.control_lora,
+            TensorFiles(files.component_files("transformer")),
+            compat=compat,
+            keep=master,
+        )
     return Model(
         id=_model_id(files, components["transformer"].config),
         files=files,

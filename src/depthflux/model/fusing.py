@@ -1,0 +1,165 @@
+"""Deltas fused into a module's linears, from unfused weights that are never touched.
+
+Whatever was fused before, a linear's weights become W + Σ scale · (B·A), bias likewise, where W is
+read anew from the master. So any sequence of changes ends where a fresh fuse ends, to the bit.
+peft does each merge, on a linear of its own; its wrappers never enter the module, whose linears
+stay plain and keep their place in memory, so that nothing recompiles.
+
+Knows nothing of what the deltas mean, or which files they came from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from torch import nn
+from torch.nn import functional
+
+from depthflux.model.lora_file import Factors
+
+_ADAPTER = "fused"
+_LINEAR = "linear"
+
+
+class Delta(NamedTuple):
+    """One LoRA's part in one linear.
+
+    Attributes:
+        lora: what tells this LoRA from others, such as its file's sha256.
+        factors: its A and B.
+        scale: how much of it; 0 is none.
+    """
+
+    lora: str
+    factors: Factors
+    scale: float
+
+
+class Weights(Protocol):
+    """Unfused tensors by the module's names."""
+
+    def read(self, name: str) -> torch.Tensor:
+        """A tensor in its own dtype on any device, not to be written to."""
+
+
+class HeldWeights:
+    """Unfused tensors kept in memory instead of being read from a file again."""
+
+    def __init__(self, source: Weights, names: Iterable[str], device: torch.device) -> None:
+        """Copy the named tensors to a device; on the CPU they are pinned where there is CUDA."""
+        pin = device.type == "cpu" and torch.cuda.is_available()
+        self._tensors = {}
+        for name in names:
+            copy = source.read(name).to(device, copy=True)
+            self._tensors[name] = copy.pin_memory() if pin else copy
+
+    def read(self, name: str) -> torch.Tensor:
+        """A tensor as it was kept."""
+        return self._tensors[name]
+
+
+class FusedLinears:
+    """A module's linears and what is fused into each.
+
+    Attributes:
+        master: where the unfused weights are read from.
+    """
+
+    def __init__(self, module: nn.Module, master: Weights, *, dtype: torch.dtype | None) -> None:
+        """Take over a module whose weights equal the master's, but for grown inputs.
+
+        Args:
+            module: with plain linears.
+            master: unfused tensors; a linear that takes more inputs than they have is grown by
+                zeros.
+            dtype: what delta and sum are computed in before they are rounded, once, to the
+                weights' own dtype; None for the weights' own.
+        """
+        self.master = master
+        self._module = module
+        self._dtype = dtype
+        self._fused: dict[str, tuple[tuple[str, float], ...] | None] = {}
+
+    def fuse(self, wanted: Mapping[str, Sequence[Delta]]) -> int:
+        """Bring the linears to the wanted deltas; those that have them already are left alone.
+
+        Args:
+            wanted: deltas in order by the linears' names; linears not named here get none.
+
+        Returns:
+            How many linears were changed.
+        """
+        changed = 0
+        for name in sorted({*wanted, *self._fused}):
+            deltas = [delta for delta in wanted.get(name, ()) if delta.scale != 0]
+            now = tuple((delta.lora, delta.scale) for delta in deltas)
+            if self._fused.get(name, ()) == now:
+                continue
+            # An interrupted change leaves a linear that equals nothing, never one taken for whole.
+            self._fused[name] = None
+            self._fuse(name, deltas)
+            self._fused[name] = now
+            changed += 1
+        return changed
+
+    def take_as_fused(self, fused: Mapping[str, Sequence[Delta]]) -> None:
+        """Believe that the module's weights have these deltas already: they were loaded so."""
+        self._fused = {
+            name: tuple((delta.lora, delta.scale) for delta in deltas if delta.scale != 0)
+            for name, deltas in fused.items()
+        }
+
+    def _fuse(self, name: str, deltas: Sequence[Delta]) -> None:
+        target: Any = self._module.get_submodule(name)
+        dtype = self._dtype or target.weight.dtype
+        scratch = self._unfused(name, target, dtype if deltas else target.weight.dtype)
+        for delta in deltas:
+            _merge(scratch, delta)
+        target.weight.data.copy_(scratch.weight.data)
+        if target.bias is not None:
+            target.bias.data.copy_(scratch.bias.data)
+
+    def _unfused(self, name: str, target: nn.Linear, dtype: torch.dtype) -> nn.Linear:
+        """A linear of the target's shape with a copy of the master's weights."""
+        linear = nn.Linear(
+            target.in_features, target.out_features, bias=target.bias is not None, device="meta"
+        )
+        for part, _ in target.named_parameters():
+            master = self.master.read(f"{name}.{part}")
+            # copy: without it the scratch could be the mapped file, and fusing would write to it.
+            tensor = master.to(target.weight.device, dtype, copy=True)
+            missing = target.in_features - tensor.shape[-1] if part == "weight" else 0
+            if missing:
+                tensor = functional.pad(tensor, (0, missing))
+            setattr(linear, part, nn.Parameter(tensor, requires_grad=False))
+        return linear
+
+
+def _merge(linear: nn.Linear, delta: Delta) -> None:
+    """Add a delta to a linear's weights in place, through peft, in the linear's dtype."""
+    factors = delta.factors
+    holder = nn.ModuleDict({_LINEAR: linear})
+    config = LoraConfig(
+        r=factors.down.shape[0],
+        lora_alpha=factors.down.shape[0],
+        target_modules=[_LINEAR],
+        lora_bias=factors.bias is not None,
+        init_lora_weights=False,
+    )
+    inject_adapter_in_model(config, holder, adapter_name=_ADAPTER, low_cpu_mem_usage=True)
+    layer: Any = holder[_LINEAR]
+    grown = linear.in_features - factors.down.shape[1]
+    down = functional.pad(factors.down, (0, grown)) if grown else factors.down
+    layer.lora_A[_ADAPTER].weight = _as_parameter(down, linear.weight)
+    layer.lora_B[_ADAPTER].weight = _as_parameter(factors.up, linear.weight)
+    if factors.bias is not None:
+        layer.lora_B[_ADAPTER].bias = _as_parameter(factors.bias, linear.weight)
+    layer.scaling[_ADAPTER] = delta.scale * factors.scaling
+    layer.merge(adapter_names=[_ADAPTER])
+
+
+def _as_parameter(tensor: torch.Tensor, like: torch.Tensor) -> nn.Parameter:
+    return nn.Parameter(tensor.to(like.device, like.dtype), requires_grad=False)
