@@ -25,7 +25,8 @@ class PromptEmbedding:
     Attributes:
         tokens: T5's hidden states, [1, T, joint width]; T is 512 for FLUX.
         pooled: CLIP's pooled vector, [1, pooled width].
-        cut: what did not fit into T tokens, empty where all did.
+        cut: the end of the prompt that did not fit into T tokens, in its own characters; empty
+            where all of it did.
     """
 
     tokens: torch.Tensor
@@ -65,7 +66,8 @@ def encode_prompt(model: Model, prompt: str) -> PromptEmbedding:
     """Encode a prompt with both text encoders, padded to the model's full length.
 
     What exceeds T5's length is cut and told in `cut`; CLIP sees its first 77 tokens only, by
-    FLUX's design, and that is not told.
+    FLUX's design, and that is not told. A prompt that spells out a special token, such as `</s>`
+    or `<|endoftext|>`, gets that token, as it does in diffusers.
     """
     device = model.placement.device
     clip_ids = _tokenize(model.tokenizer, prompt, model.tokenizer.model_max_length)
@@ -144,7 +146,10 @@ def _tokenize(tokenizer: Any, prompt: str, length: int) -> torch.Tensor:
 def _cut_text(model: Model, prompt: str) -> str:
     """The end of a prompt that is beyond the model's T5 length; empty where all of it fits."""
     # verbose: transformers would warn about a long prompt; ours stands in the record.
-    ids = model.tokenizer_2([prompt], padding=False, verbose=False).input_ids[0]
-    if len(ids) <= model.max_prompt_tokens:
+    whole = model.tokenizer_2(prompt, verbose=False, return_offsets_mapping=True)
+    if len(whole.input_ids) <= model.max_prompt_tokens:
         return ""
-    return str(model.tokenizer_2.decode(ids[model.max_prompt_tokens - 1 : -1]))
+    # The last token that the model reads is the end of the sequence. Decoding the rest would turn
+    # every character that T5 does not know into <unk>; its place in the prompt keeps it.
+    start, _ = whole.offset_mapping[model.max_prompt_tokens - 1]
+    return prompt[start:]
