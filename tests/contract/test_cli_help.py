@@ -25,7 +25,18 @@ Call = Callable[..., Result]
 
 UPDATE = "UPDATE_HELP" in os.environ
 HELP = Path(__file__).parent / "data" / "help"
-PAGES = [(), *((name,) for name in COMMANDS), ("config", "show")]
+
+
+def pages(command: click.Command, *words: str) -> list[tuple[str, ...]]:
+    """A command's words and those of all commands in it."""
+    if not isinstance(command, click.Group):
+        return [words]
+    ctx = click.Context(command)
+    below = [(name, command.get_command(ctx, name)) for name in command.list_commands(ctx)]
+    return [words, *(page for name, sub in below if sub for page in pages(sub, *words, name))]
+
+
+PAGES = pages(root)
 
 LIGHT = """
 import sys

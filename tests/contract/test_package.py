@@ -34,6 +34,8 @@ CONFINED = {
     "accelerate": {"model", "engine"},
     "transformers": {"model", "engine", "depth"},
     "onnxruntime": {"safety"},
+    "huggingface_hub": {"model", "depth"},
+    "httpx2": {"model"},
     "httpx": {"images"},
     "click": {"cli"},
     "rich": {"cli"},
@@ -76,6 +78,19 @@ def test_libraries_stay_in_the_rooms_that_adapt_them(path: Path) -> None:
         lib for lib, rooms in CONFINED.items() if lib in libraries and room_of(path) not in rooms
     }
     assert strays == set()
+
+
+def test_only_the_hub_s_adapter_can_reach_the_hub() -> None:
+    reaching = {
+        str(path.relative_to(SOURCE))
+        for path in FILES
+        for name in imports_of(path)
+        if name.split(".")[0] in ("huggingface_hub", "httpx2")
+        # Its errors come out of transformers, too.
+        and not name.startswith("huggingface_hub.errors")
+    }
+
+    assert reaching == {"model/hub.py"}
 
 
 def test_every_room_is_known_to_the_layering() -> None:

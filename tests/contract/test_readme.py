@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from depthflux.contract import parameter_table
+from depthflux.model.catalogue import CATALOGUE, CONTROL_LORA
 from depthflux.settings import profile_names
 
 ROOT = Path(__file__).parents[2]
@@ -44,6 +45,18 @@ def test_the_tables_are_those_of_the_declarations_and_the_reports() -> None:
 
     assert run.returncode == 0, run.stderr
     assert parameter_table() in README
+
+
+def test_the_page_of_weights_names_every_entry_its_licence_and_the_published_sum() -> None:
+    page = (ROOT / "weights" / "README.md").read_text(encoding="utf-8")
+
+    for entry in CATALOGUE:
+        row = next(line for line in page.splitlines() if f"[{entry.repository}]" in line)
+        assert f"`{entry.name}`" in row
+        assert entry.licence in row
+        assert ("no commercial use" in row) is not entry.commercial
+        assert (", gated" in row) is entry.gated
+    assert f"`{CONTROL_LORA.files[0].sha256}`" in page
 
 
 def test_the_table_of_profiles_names_those_that_are_shipped() -> None:

@@ -29,6 +29,7 @@ COMMANDS = {
     "generate": Entry("generate", "Make pictures from a prompt and a control image."),
     "depth": Entry("depth", "Write the depth map of a picture."),
     "doctor": Entry("doctor", "Say what this machine can run, and what is missing."),
+    "weights": Entry("weights", "List, fetch, verify and prepare the weights."),
     "config": Entry("config", "Show the settings of the engine."),
 }
 

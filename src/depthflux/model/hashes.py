@@ -42,6 +42,11 @@ class HashCache:
         self._entries[str(path)] = [*key, digest]
         return digest
 
+    def remember(self, path: Path, digest: str) -> None:
+        """Take note of a file's sha256 that is known already, such as of one just written."""
+        status = path.stat()
+        self._entries[str(path)] = [status.st_size, status.st_mtime_ns, digest]
+
     def store(self) -> None:
         """Write the cache back, if that is possible."""
         if self._path is None:
