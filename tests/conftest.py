@@ -25,6 +25,8 @@ def pytest_configure(config: pytest.Config) -> None:
     # Variables of the developer's shell must not decide what a test sees.
     for name in [name for name in os.environ if name.startswith("DEPTHFLUX_")]:
         del os.environ[name]
+    for name in ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        os.environ.pop(name, None)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

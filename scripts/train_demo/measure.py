@@ -42,6 +42,8 @@ from train_demo.scores import (
 SCALES = (0.0, 0.5, 1.0, 1.5)
 STEPS = 16
 SIDE = 512
+# From black to white; 128 is where a cast shows most.
+GREYS = (0, 32, 64, 96, 128, 160, 192, 224, 255)
 
 Scores = dict[str, list[float]]
 
@@ -221,7 +223,7 @@ def measure_vae(demo: Demo, cases: list[Case]) -> dict[str, object]:
     report = summaries(scores)
     report["plain_grey"] = {
         str(level): _grey_scores(through(torch.full((3, SIDE, SIDE), level / 255)) * 255, level)
-        for level in (32, 96, 128, 192, 240)
+        for level in GREYS
     }
     return report
 

@@ -25,8 +25,11 @@ from train_demo.pictures import Shelf, Stored
 _DEPTH_SHARE = 0.25
 """Depth maps are a quarter of what the autoencoder learns on: the control passes through it too."""
 
-_PLAIN_SHARE = 0.08
-"""Plain pictures in the second part: group norms see no variance there and must invent none."""
+# The second part's companions: in a picture of one colour group norms see no variance but that of
+# the zero padding, and turn it into casts and wrong corners unless they learn not to. How large
+# such a picture is decides what they see, so all sizes come up: (height, width), share.
+_PLAIN_SIZES = (((128, 128), 3), ((256, 256), 3), ((176, 352), 2), ((512, 512), 2), ((832, 432), 1))
+_PLAIN_WEIGHT = 0.5
 
 # Weight of the divergence from a unit Gaussian, per latent value: keeps the latents Gaussian-like.
 _DIVERGENCE = 1e-3
@@ -195,6 +198,11 @@ def picture_loss(made: Tensor, wanted: Tensor, *, square: float) -> Tensor:
     )
 
 
+def _decibels(made: Tensor, wanted: Tensor) -> float:
+    """Peak signal-to-noise ratio of two batches in -1..1."""
+    return -10 * torch.log10((made.detach().clamp(-1, 1) - wanted).square().mean() / 4).item()
+
+
 @dataclass(frozen=True)
 class Pace:
     """How large the crops are while the share of time used is below `until`."""
@@ -240,10 +248,9 @@ def train_inner(
         loss = picture_loss(made, wanted, square=1.0) + _DIVERGENCE * divergence
         trainer.step(loss, flat=0.5)
         if trainer.steps % 50 == 0:
-            error = -10 * torch.log10((made.clamp(-1, 1) - wanted).square().mean() / 4).item()
             print(
                 f"{trainer.steps} share {share:.3f} loss {loss.item():.4f}"
-                f" psnr {error:.2f} kl {divergence.item():.2f}"
+                f" psnr {_decibels(made, wanted):.2f} kl {divergence.item():.2f}"
             )
         if trainer.steps % 200 == 0:
             trainer.save(checkpoint)
@@ -283,13 +290,7 @@ class FineCrops:
         return noisy[0, :, top : top + cells, left : left + cells], picture[:, *window]
 
     def _picture(self) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """A whole picture, depth map or plain colour [3, H, W] and its moments, which are kept."""
-        if self.random.random() < _PLAIN_SHARE:
-            level = torch.full((3, 1, 1), self.random.uniform(-1, 1))
-            if self.random.random() < 0.5:
-                level = torch.rand(3, 1, 1) * 2 - 1
-            plain = level.expand(3, self.shelf.height, self.shelf.width)
-            return plain, pooled_moments(self.vae, functional.avg_pool2d(plain[None], 2))
+        """A whole picture or depth map [3, H, W] and its moments, which are kept."""
         index = self.random.randrange(self.shelf.count)
         depth = self.random.random() < _DEPTH_SHARE
         source = (
@@ -300,6 +301,24 @@ class FineCrops:
             pooled = functional.avg_pool2d(picture[None], 2)
             self.known[index, depth] = pooled_moments(self.vae, pooled)
         return picture, self.known[index, depth]
+
+    @torch.no_grad()
+    def plain(self) -> tuple[Tensor, Tensor]:
+        """Latents [1, 16, H/16, W/16] and picture [1, 3, H, W] of one colour or an even ramp."""
+        sizes, shares = zip(*_PLAIN_SIZES, strict=True)
+        height, width = self.random.choices(sizes, weights=shares)[0]
+        kind = self.random.random()
+        first, last = torch.rand(2, 3, 1, 1) * 2 - 1
+        if kind < 0.75:  # grey; the rest is coloured
+            first, last = first[:1].expand(3, 1, 1), last[:1].expand(3, 1, 1)
+        if 0.2 < kind < 0.9:  # of one colour; the rest is a ramp
+            last = first
+        along = torch.linspace(0, 1, height)[:, None].expand(height, width)
+        if self.random.random() < 0.5:
+            along = torch.linspace(0, 1, width)[None].expand(height, width)
+        picture = torch.lerp(first.expand(3, height, width), last.expand(3, height, width), along)
+        mean, log_variance = pooled_moments(self.vae, functional.avg_pool2d(picture[None], 2))
+        return mean + torch.randn_like(mean) * (0.5 * log_variance).exp(), picture[None]
 
 
 # Group norms see whole pictures in use but crops in training; the last crops are therefore whole.
@@ -324,12 +343,16 @@ def train_outer(
         latents, wanted = crops.batch(pace.count, pace.side)
         made = vae.decode(latents, return_dict=False)[0]
         loss = picture_loss(made, wanted, square=1.0)
+        plain_latents, plain = crops.plain()
+        made_plain = vae.decode(plain_latents, return_dict=False)[0]
+        loss = loss + _PLAIN_WEIGHT * picture_loss(made_plain, plain, square=4.0)
         trainer.step(loss, flat=0.4)
         if trainer.steps % 25 == 0:
-            error = (
-                -10 * torch.log10((made.detach().clamp(-1, 1) - wanted).square().mean() / 4).item()
+            error = _decibels(made, wanted), _decibels(made_plain, plain)
+            print(
+                f"{trainer.steps} share {share:.3f} loss {loss.item():.4f}"
+                f" psnr {error[0]:.2f} plain {error[1]:.2f}"
             )
-            print(f"{trainer.steps} share {share:.3f} loss {loss.item():.4f} psnr {error:.2f}")
         if trainer.steps % 100 == 0:
             trainer.save(checkpoint)
     trainer.save(checkpoint)

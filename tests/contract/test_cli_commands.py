@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import Result
 from PIL import Image
 
@@ -179,6 +180,59 @@ def test_doctor_names_a_damaged_part_of_flux(cli: Call, flux: Path) -> None:
     assert document["flux_runs"] is False
 
 
+def test_doctor_says_which_rule_found_each_part_and_what_was_passed_over(
+    cli: Call, flux: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    snapshot = tmp_path / "hub/models--black-forest-labs--FLUX.1-dev/snapshots/c1"
+    snapshot.mkdir(parents=True)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    (flux / "vae").rename(snapshot / "vae")
+    weights = snapshot / "vae" / "diffusion_pytorch_model.safetensors"
+    rounded = {name: t.to(torch.float8_e4m3fn) for name, t in load_file(weights).items()}
+    weights.unlink()
+    save_file(rounded, weights)
+    (flux / "vae").mkdir()
+    (flux / "vae" / "config.json").touch()
+
+    document = json.loads(cli("doctor", "--json").stdout)
+    lines = cli("doctor").stdout.splitlines()
+
+    checks = {check["name"]: check for check in document["checks"]}
+    assert checks["flux"]["ok"] is True
+    assert checks["flux transformer"]["rule"] == "folder"
+    assert checks["flux transformer"]["path"] == str(flux / "transformer")
+    assert checks["flux vae"]["rule"] == "cache"
+    (line,) = (line for line in lines if line.strip().startswith("flux vae "))
+    assert "stored in fp8 (F8_E4M3), so its numbers are rounded" in line
+    assert f"rule cache (the Hugging Face cache): {snapshot}/vae" in line
+    assert f"passed over: lacks {flux}/vae/diffusion_pytorch_model.safetensors" in line
+
+
+def test_doctor_names_pickles_and_files_of_another_size_than_fluxs(
+    cli: Call, flux: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = tmp_path / "ComfyUI" / "models"
+    (models / "unet").mkdir(parents=True)
+    (models / "vae").mkdir()
+    transformer = flux / "transformer" / "diffusion_pytorch_model.safetensors"
+    shutil.copy(transformer, models / "unet" / "flux1-dev.safetensors")
+    torch.save({"a": torch.zeros(1)}, models / "vae" / "ae.safetensors")
+    shutil.rmtree(flux / "transformer")
+    shutil.rmtree(flux / "vae")
+    monkeypatch.setenv("DEPTHFLUX_COMFYUI_DIR", str(tmp_path / "ComfyUI"))
+
+    document = json.loads(cli("doctor", "--json").stdout)
+
+    checks = {check["name"]: check for check in document["checks"]}
+    assert checks["flux"]["ok"] is False
+    assert checks["flux"]["detail"] == "cannot be used: flux transformer, flux vae"
+    assert "flux1-dev.safetensors does not fit FLUX.1-dev: " in checks["flux transformer"]["detail"]
+    assert "ae.safetensors is no safetensors file but a zip" in checks["flux vae"]["detail"]
+    assert document["flux_runs"] is False
+
+
 def test_doctor_exits_with_3_where_not_even_the_demo_can_run(
     cli: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -299,8 +353,6 @@ def test_config_show_as_a_table_names_every_setting(cli: Call) -> None:
 
 
 def test_auto_values_become_what_this_machine_has(cli: Call) -> None:
-    import torch
-
     words = ("--profile", "exact", "--device", "cpu", "--json")
     settings = json.loads(cli("config", "show", *words).stdout)["settings"]
 

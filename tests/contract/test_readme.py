@@ -66,7 +66,15 @@ def test_the_table_of_profiles_names_those_that_are_shipped() -> None:
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "docs/architecture.md", "CONTRIBUTING.md", "docs/demo-model.md"]
+    "page",
+    [
+        "README.md",
+        "docs/architecture.md",
+        "CONTRIBUTING.md",
+        "docs/demo-model.md",
+        "docs/container.md",
+        "docs/fidelity.md",
+    ],
 )
 def test_every_link_to_a_file_leads_somewhere(page: str) -> None:
     path = ROOT / page

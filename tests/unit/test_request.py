@@ -13,6 +13,7 @@ from depthflux.contract import (
     DEFAULT_CONTROL_IMAGE,
     SEED_COUNT,
     GenerationRequest,
+    Lora,
     describe_allowed,
     parameter_table,
     parse_size,
@@ -102,7 +103,24 @@ def test_every_addition_to_the_hosted_fields_is_optional_and_off() -> None:
         ({"enable_safety_checker": "yes"}, "enable_safety_checker='yes' … true or false"),
         ({"fit": "crop"}, "fit='crop' … one of stretch, cover, contain"),
         ({"control_image": ""}, "control_image=''"),
-        ({"loras": [{"path": "x"}]}, "loras=[ … an empty list"),
+        ({"loras": "ink"}, "loras='ink' is not allowed; allowed: at most 5 of {"),
+        ({"loras": [{"path": "x"}] * 6}, "loras has 6 entries; allowed: at most 5 of {"),
+        ({"loras": ["ink"]}, 'loras[0]=\'ink\' is not allowed; allowed: {"path": a name, "scale"'),
+        ({"loras": [{"scale": 1}]}, "loras[0].path: is required"),
+        ({"loras": [{"path": " "}]}, "loras[0].path=' ' is not allowed; allowed: a text of 1 to"),
+        ({"loras": [{"path": "a" * 5000}]}, "loras[0].path='aaa … allowed: a text of 1 to 4096"),
+        ({"loras": [{"path": "a\ud800"}]}, r"loras[0].path='a\ud800' is not allowed"),
+        ({"loras": [{"path": 3}]}, "loras[0].path=3 is not allowed"),
+        ({"loras": [{"path": "a", "scale": 4.5}]}, "loras[0].scale=4.5 … a number from -4 to 4"),
+        ({"loras": [{"path": "a", "scale": True}]}, "loras[0].scale=True is not allowed"),
+        ({"loras": [{"path": "a", "scale": "1"}]}, "loras[0].scale='1' is not allowed"),
+        ({"loras": [{"path": "a", "scale": float("nan")}]}, "loras[0].scale=nan is not allowed"),
+        ({"loras": [{"path": "a", "scal": 1}]}, "loras[0].scal: there is no such field; did you"),
+        ({"loras": [{"path": "a", 7: 1}]}, "loras[0].7: there is no such field"),
+        (
+            {"loras": [{"path": "a"}, {"path": "b", "scale": 5}, {}]},
+            "loras[1].scale=5 is not allowed … loras[2].path: is required",
+        ),
         ({"invert_depth": True}, "only together with preprocess_depth=false"),
         ({"control_scal": 1}, "control_scal: there is no such field; did you mean control_scale?"),
         ({"zzz": 1}, "zzz: there is no such field; known are prompt"),
@@ -156,6 +174,48 @@ def test_http_ignores_unknown_fields_and_refuses_bad_ones() -> None:
     assert GenerationRequest.from_http({"prompt": "x", "strength": 0.3}).prompt == "x"
     with pytest.raises(InvalidParameterError, match="num_images"):
         GenerationRequest.from_http({"prompt": "x", "num_images": 0})
+
+
+def test_http_ignores_unknown_fields_of_a_lora_too() -> None:
+    lora = {"path": "ink", "scale": 0.5, "force": True}
+
+    assert GenerationRequest.from_http({"prompt": "x", "loras": [lora]}).fields()["loras"] == [
+        {"path": "ink", "scale": 0.5}
+    ]
+    with pytest.raises(InvalidParameterError, match=r"loras\[0\]='ink'"):
+        GenerationRequest.from_http({"prompt": "x", "loras": ["ink"]})
+
+
+def test_loras_are_taken_as_tables_or_objects_with_scale_one_by_default() -> None:
+    request = GenerationRequest(
+        prompt="x", loras=[{"path": "ink"}, Lora(path="wash", scale=-4), {"path": "a", "scale": 4}]
+    )
+
+    assert request.loras == [
+        Lora(path="ink", scale=1.0),
+        Lora(path="wash", scale=-4.0),
+        Lora(path="a", scale=4.0),
+    ]
+    assert GenerationRequest(**json.loads(json.dumps(request.fields()))).loras == request.loras
+
+
+def test_a_lora_by_itself_is_refused_like_a_request() -> None:
+    with pytest.raises(InvalidParameterError, match=r"^scale=9 is not allowed") as caught:
+        Lora(path="ink", scale=9)
+
+    assert (caught.value.field, caught.value.value) == ("scale", 9)
+
+
+def test_the_json_schema_describes_a_lora() -> None:
+    schema = GenerationRequest.model_json_schema()
+
+    assert schema["properties"]["loras"]["maxItems"] == 5
+    assert schema["properties"]["loras"]["items"] == {"$ref": "#/$defs/Lora"}
+    lora = schema["$defs"]["Lora"]
+    assert (lora["required"], lora["additionalProperties"]) == (["path"], False)
+    assert lora["properties"]["path"]["type"] == "string"
+    scale = lora["properties"]["scale"]
+    assert (scale["minimum"], scale["maximum"], scale["default"]) == (-4, 4, 1.0)
 
 
 def test_numpy_numbers_are_numbers() -> None:

@@ -91,32 +91,32 @@ def _model(settings: EngineSettings) -> Here:
     from depthflux.model.weights import find_model
 
     try:
-        return Here(str(find_model(settings).folder), "found")
+        transformer = find_model(settings).components["transformer"]
     except WeightsMissingError:
         return MISSING
+    place = transformer.place if transformer.is_single else transformer.place.parent
+    return Here(str(place), f"found: {transformer.rule_in_words}")
 
 
 def _control_lora(settings: EngineSettings) -> Here | None:
-    from depthflux.model.weights import find_model
-
-    if settings.control_lora is not None:
-        return None
-    try:
-        return Here(str(find_model(settings).control_lora), "beside the model")
-    except WeightsMissingError:
-        return MISSING
+    return _accessory("control_lora", settings)
 
 
 def _depth_estimator(settings: EngineSettings) -> Here | None:
-    from depthflux.model.weights import find_model
+    return _accessory("depth_estimator", settings)
 
-    if settings.depth_estimator is not None:
+
+def _accessory(name: str, settings: EngineSettings) -> Here | None:
+    """Where a part lies that a setting may name; None where one does."""
+    from depthflux.model.weights import search_model
+
+    if getattr(settings, name) is not None:
         return None
     try:
-        folder = find_model(settings).estimator
+        found = search_model(settings)[name].found
     except WeightsMissingError:
         return MISSING
-    return MISSING if folder is None else Here(str(folder), "beside the model")
+    return Here(str(found.place), f"found: {found.rule_in_words}") if found else MISSING
 
 
 def _device(settings: EngineSettings) -> Here:

@@ -119,12 +119,11 @@ def _load_estimator(profile: str, settings: dict[str, Any]) -> Any:
     from depthflux.engine.failures import translated_load_failures
     from depthflux.engine.selection import select_settings
     from depthflux.model.placement import place as place_model
-    from depthflux.model.weights import find_model
+    from depthflux.model.weights import find_estimator
 
     values = select_settings(profile, environment=os.environ, arguments=settings).values
     device = place_model(values).device
-    # An estimator that was chosen needs no model beside it.
-    folder = values.depth_estimator or find_model(values).require_estimator()
+    folder = find_estimator(values)
     with translated_load_failures(device):
         return DepthAnything.load(folder.expanduser(), device=device)
 

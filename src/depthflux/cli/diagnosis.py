@@ -271,6 +271,7 @@ def _next_command(environment: Mapping[str, str], *, demo_runs: bool, safety: Ch
 def _files_of_auto(environment: Mapping[str, str]) -> ModelFiles | None:
     """What `depthflux generate` would load, None where it could not."""
     from depthflux.engine.selection import select_settings
+    from depthflux.model.loading import open_model
     from depthflux.model.placement import place
     from depthflux.model.weights import find_model
 
@@ -279,7 +280,7 @@ def _files_of_auto(environment: Mapping[str, str]) -> ModelFiles | None:
             settings = select_settings("auto", environment=environment, arguments={}).values
             place(settings)
             files = find_model(settings)
-            files.check()
+            open_model(files)
         except SetupError:
             return None
     return files

@@ -115,7 +115,11 @@ def run(
         DepthFluxError: whatever stands in the way; what needs no model is found before one is
             loaded.
     """
-    request = with_source(request, early_settings(profile, settings))
+    from depthflux.model.lora_names import find_loras
+
+    values = early_settings(profile, settings)
+    find_loras(request.loras, values)
+    request = with_source(request, values)
     with output_folder(out) as folder:
         prediction = paint(request, profile, settings)
         prediction.save(folder)

@@ -49,7 +49,9 @@ def replay(
     # Late: this imports torch, and a picture without a record is refused at once.
     from depthflux.engine.provenance import differences, replay_settings, request_from_record
 
-    request = request_from_record(record, control_image=fields.get("control_image"))
+    request = request_from_record(
+        record, control_image=fields.get("control_image"), loras=fields.get("loras")
+    )
     request = _overridden(request, fields)
     target, recorded = replay_settings(record, profile=profile, model=settings.get("model"))
     prediction = run(request, target, {**recorded, **settings}, out)

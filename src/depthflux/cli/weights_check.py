@@ -5,16 +5,24 @@ Reads headers and one small model; knows nothing of machines.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from depthflux.errors import SettingsError, SetupError
+from depthflux.cli.bytes_progress import in_words
+from depthflux.errors import SetupError, WeightsCorruptError, WeightsMissingError
 from depthflux.settings import EngineSettings, resolve_settings
 
 if TYPE_CHECKING:
-    from depthflux.model.weights import ModelFiles
+    from depthflux.model.components import Component
+    from depthflux.model.discovery import Search
+
+#: What to say of a part that is not there, where the line for the whole model does not say it.
+NOT_THERE = {
+    "depth_estimator": "not there: only supplied depth maps can be used; run: depthflux weights "
+    "pull depth-small"
+}
 
 
 @dataclass(frozen=True)
@@ -25,49 +33,25 @@ class Check:
         name: what it is.
         ok: whether it can be used; None where it is not there and need not be.
         detail: what was found, in words.
+        rule: the rule that found it, for a model's part.
+        path: where it lies, for a model's part.
     """
 
     name: str
     ok: bool | None
     detail: str
+    rule: str = ""
+    path: str = ""
 
 
 def check_demo(environment: Mapping[str, str]) -> list[Check]:
     """The packaged miniature's parts, as `depthflux demo` would load them."""
-    try:
-        settings = resolve_settings(
-            "demo", environment=environment, arguments={"model": "demo"}
-        ).values
-    except SettingsError as error:
-        return [Check("demo", False, str(error))]
-    return _check_parts("demo", settings)
+    return _check_model("demo", "demo", environment)
 
 
 def check_flux(environment: Mapping[str, str]) -> list[Check]:
-    """FLUX.1-dev's parts, the control LoRA and the estimator, in the weights folder."""
-    from depthflux.model.weights import (
-        CONTROL_LORA_FILES,
-        ESTIMATOR_FOLDERS,
-        flux_folder,
-        flux_is_there,
-    )
-
-    try:
-        settings = resolve_settings(
-            "exact", environment=environment, arguments={"model": "flux"}
-        ).values
-    except SettingsError as error:
-        return [Check("flux", False, str(error))]
-    if flux_is_there(settings):
-        return _check_parts("flux", settings)
-    folder = flux_folder(settings)
-    loras = [folder.parent / name for name in CONTROL_LORA_FILES]
-    estimators = [folder.parent / name for name in ESTIMATOR_FOLDERS]
-    return [
-        Check("flux", None, f"not there: {folder}"),
-        _check_one_of("flux control LoRA", loras, lambda name, path: _check_files(name, [path])),
-        _check_one_of("flux depth estimator", estimators, _check_estimator),
-    ]
+    """FLUX.1-dev's parts, the control LoRA and the estimator, each wherever it is found."""
+    return _check_model("flux", "exact", environment)
 
 
 def check_safety() -> Check:
@@ -83,64 +67,88 @@ def check_safety() -> Check:
     return Check("safety checker", True, f"{PACKAGE} {PACKAGE_VERSION}, sha256 as pinned")
 
 
-def _check_parts(label: str, settings: EngineSettings) -> list[Check]:
+def _check_model(label: str, profile: str, environment: Mapping[str, str]) -> list[Check]:
+    """A line for the whole model and one for each of its parts."""
+    from depthflux.model.weights import search_model
+
+    try:
+        settings = resolve_settings(
+            profile, environment=environment, arguments={"model": label}
+        ).values
+        searches = search_model(settings)
+    except SetupError as error:
+        return [Check(label, False, str(error))]
+    parts = [_check_part(label, one) for one in searches.values()]
+    return [_check_whole(label, settings, parts), *parts]
+
+
+def _check_whole(label: str, settings: EngineSettings, parts: list[Check]) -> Check:
+    """Whether the parts make a model; without an estimator they do, for supplied depth maps."""
+    from depthflux.model.components import MODULES
     from depthflux.model.placement import place
-    from depthflux.model.weights import COMPONENT_WEIGHTS, find_model
+    from depthflux.model.weights import find_model
 
     try:
         place(settings)
-        files = find_model(settings)
-    except SetupError as error:
-        return [Check(label, False, str(error))]
-    checks = [_check_whole(label, files)]
-    for name in COMPONENT_WEIGHTS:
-        try:
-            checks.append(_check_files(f"{label} {name}", files.component_files(name)))
-        except SetupError as error:
-            checks.append(Check(f"{label} {name}", False, str(error)))
-    checks.append(_check_files(f"{label} control LoRA", [files.control_lora]))
-    name = f"{label} depth estimator"
-    if files.estimator is None:
-        missing = Check(name, None, "not there: only supplied depth maps can be used")
-        return [*checks, missing]
-    return [*checks, _check_estimator(name, files.estimator)]
-
-
-def _check_one_of(name: str, candidates: list[Path], check: Callable[[str, Path], Check]) -> Check:
-    found = next((path for path in candidates if path.exists()), None)
-    return (
-        Check(name, None, f"not there: {candidates[-1]}") if found is None else check(name, found)
-    )
-
-
-def _check_estimator(name: str, folder: Path) -> Check:
-    from depthflux.depth.depth_anything import WEIGHTS_FILE, describe
-
-    try:
-        card = describe(folder)
-    except SetupError as error:
-        return Check(name, False, str(error))
-    weights = _check_files(name, [folder / WEIGHTS_FILE])
-    return Check(name, weights.ok, f"{weights.detail}; {card.name}, {card.licence}")
-
-
-def _check_whole(label: str, files: ModelFiles) -> Check:
-    try:
-        files.check()
+        folder = find_model(settings).folder
+    except WeightsMissingError as error:
+        nothing = all(part.ok is None for part in parts if part.name.split()[-1] in MODULES)
+        return Check(label, None if nothing else False, str(error))
     except SetupError as error:
         return Check(label, False, str(error))
-    return Check(label, True, str(files.folder))
+    unusable = [part.name for part in parts if part.ok is False]
+    if unusable:
+        return Check(label, False, f"cannot be used: {', '.join(unusable)}")
+    return Check(label, True, "all parts are there", path=str(folder))
 
 
-def _check_files(name: str, paths: list[Path]) -> Check:
+def _check_part(label: str, searched: Search) -> Check:
+    from depthflux.model.components import ACCESSORIES
+
+    kind, found = searched.kind, searched.found
+    name = f"{label} {kind.title if kind.name in ACCESSORIES else kind.name}"
+    if found is None:
+        if searched.passed_over:
+            return Check(name, False, "; ".join(searched.passed_over))
+        return Check(name, None, NOT_THERE.get(kind.name, "not there"))
+    try:
+        told = _judge(found)
+    except SetupError as error:
+        return Check(name, False, str(error), found.rule, str(found.place))
+    notes = [f"passed over: {note}" for note in found.passed_over]
+    if label != "demo":
+        told = [*told, f"rule {found.rule} ({found.rule_in_words}): {found.place}"]
+    return Check(name, True, "; ".join([*told, *notes]), found.rule, str(found.place))
+
+
+def _judge(found: Component) -> list[str]:
+    """A component's size and what else is to be known about it, in words.
+
+    Raises:
+        SetupError: it cannot be used.
+    """
+    from depthflux.model.headers import header_problem
+    from depthflux.model.loading import open_component
+
+    if found.kind.name == "depth_estimator":
+        return _judge_estimator(found.place)
+    files = found.weight_files()
+    size = [in_words(sum(file.stat().st_size for file in files))] if files else []
+    if found.kind.name == "control_lora":
+        problem = header_problem(found.place)
+        if problem:
+            raise WeightsCorruptError(problem)
+        return size
+    rounded = getattr(open_component(found), "rounded", "")
+    return [*size, *([f"stored in fp8 ({rounded}), so its numbers are rounded"] if rounded else [])]
+
+
+def _judge_estimator(folder: Path) -> list[str]:
+    from depthflux.depth.depth_anything import WEIGHTS_FILE, describe
     from depthflux.model.headers import header_problem
 
-    missing = [str(path) for path in paths if not path.is_file()]
-    if missing:
-        return Check(name, False, f"missing: {', '.join(missing)}")
-    problems = [problem for path in paths if (problem := header_problem(path))]
-    if problems:
-        return Check(name, False, " ".join(problems))
-    megabytes = sum(path.stat().st_size for path in paths) / 1e6
-    size = f"{megabytes:.1f} MB" if megabytes < 1000 else f"{megabytes / 1000:.1f} GB"
-    return Check(name, True, size)
+    card = describe(folder)
+    problem = header_problem(folder / WEIGHTS_FILE)
+    if problem:
+        raise WeightsCorruptError(problem)
+    return [in_words((folder / WEIGHTS_FILE).stat().st_size), f"{card.name}, {card.licence}"]

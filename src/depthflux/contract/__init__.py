@@ -1,11 +1,15 @@
 """The request and the prediction: the only place for the hosted API's names, defaults and ranges.
 
     request.py      GenerationRequest: what is asked for
+    lora.py         Lora: one of a request's further LoRAs
+    fields.py       declared fields in words, and pydantic's findings as our errors
     prediction.py   Prediction, Envelope: what is answered
 
 Knows nothing of models, pixels or servers.
 """
 
+from depthflux.contract.fields import field_range
+from depthflux.contract.lora import MAX_LORAS, Lora
 from depthflux.contract.prediction import (
     DEMO_MODEL,
     HOSTED_MODEL,
@@ -31,7 +35,6 @@ from depthflux.contract.request import (
     OutputFormat,
     Size,
     describe_allowed,
-    field_range,
     parameter_table,
     parse_size,
 )
@@ -41,6 +44,7 @@ __all__ = [
     "DEFAULT_SIZE",
     "DEMO_MODEL",
     "HOSTED_MODEL",
+    "MAX_LORAS",
     "MAX_SEED",
     "MAX_SIDE",
     "MIN_SIDE",
@@ -50,6 +54,7 @@ __all__ = [
     "Envelope",
     "Fit",
     "GenerationRequest",
+    "Lora",
     "OutputFile",
     "OutputFormat",
     "Prediction",

@@ -9,13 +9,10 @@ Knows nothing of models or of pictures' pixels.
 from __future__ import annotations
 
 import json
-import math
-import numbers
-import operator
 import random
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Self, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import (
     BaseModel,
@@ -28,15 +25,9 @@ from pydantic import (
     field_validator,
 )
 
-from depthflux.errors import (
-    InvalidParameterError,
-    MissingParameterError,
-    show,
-    unknown_name_problem,
-)
-
-if TYPE_CHECKING:
-    from pydantic.fields import FieldInfo
+from depthflux.contract.fields import RealNumber, WholeNumber, describe_field, findings
+from depthflux.contract.lora import LORAS_ALLOWED, MAX_LORAS, Lora, read_entries
+from depthflux.errors import InvalidParameterError, MissingParameterError, show
 
 DEFAULT_CONTROL_IMAGE = (
     "https://d2g64w682n9w0w.cloudfront.net/media/images/1745416716025416255_1oAHDzwr.jpg"
@@ -62,24 +53,6 @@ class Size(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.width}*{self.height}"
-
-
-def _whole_number(value: Any) -> Any:
-    # numpy's integers have no common base with int; bool has, and is no number a caller means.
-    is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    return operator.index(value) if is_whole else value
-
-
-def _real_number(value: Any) -> Any:
-    is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    try:
-        return float(value) if is_real else value
-    except OverflowError:  # an integer of hundreds of digits
-        return math.inf
-
-
-WholeNumber = Annotated[int, BeforeValidator(_whole_number)]
-RealNumber = Annotated[float, BeforeValidator(_real_number)]
 
 
 class GenerationRequest(BaseModel):
@@ -168,11 +141,14 @@ class GenerationRequest(BaseModel):
     webhook_url: str | None = Field(
         None, description="Over HTTP: an address that is told when the pictures are done."
     )
-    loras: list[dict[str, Any]] = Field(
+    loras: Annotated[list[Lora], BeforeValidator(read_entries)] = Field(
         default_factory=list,
-        max_length=0,
-        description="Further LoRAs; none are supported yet, so only an empty list is.",
-        json_schema_extra={"allowed": "an empty list"},
+        max_length=MAX_LORAS,
+        description=(
+            "Further LoRAs beside the control LoRA, in any order: names in loras_dir; paths and "
+            "https addresses where the settings allow them."
+        ),
+        json_schema_extra={"allowed": LORAS_ALLOWED},
     )
 
     def __init__(self, /, **fields: Any) -> None:
@@ -188,7 +164,13 @@ class GenerationRequest(BaseModel):
         Raises:
             InvalidParameterError: as for the class.
         """
-        return cls(**{name: value for name, value in fields.items() if name in cls.model_fields})
+        known = _known(fields, cls)
+        if isinstance(known.get("loras"), list):
+            known["loras"] = [
+                _known(entry, Lora) if isinstance(entry, Mapping) else entry
+                for entry in known["loras"]
+            ]
+        return cls(**known)
 
     @field_validator("prompt")
     @classmethod
@@ -284,29 +266,16 @@ def _size_error(size: str, reason: str) -> InvalidParameterError:
     )
 
 
+def _known(fields: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if name in model.model_fields}
+
+
 # What is allowed, in words ---------------------------------------------------------------------
 
 
 def describe_allowed(name: str) -> str:
     """What a field of the request takes, in words, derived from its declaration."""
-    field = GenerationRequest.model_fields[name]
-    extra = field.json_schema_extra
-    if isinstance(extra, dict) and "allowed" in extra:
-        return str(extra["allowed"])
-    if get_origin(field.annotation) is Literal:
-        return "one of " + ", ".join(get_args(field.annotation))
-    low, high = field_range(field)
-    kind = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}.get(
-        field.annotation if isinstance(field.annotation, type) else str, "a text"
-    )
-    return kind if low is None else f"{kind} from {low} to {high}"
-
-
-def field_range(field: FieldInfo) -> tuple[float | None, float | None]:
-    """The lowest and highest value of a numeric field, None where there is no limit."""
-    low = next((m.ge for m in field.metadata if getattr(m, "ge", None) is not None), None)
-    high = next((m.le for m in field.metadata if getattr(m, "le", None) is not None), None)
-    return low, high
+    return describe_field(GenerationRequest.model_fields[name])
 
 
 def parameter_table() -> str:
@@ -326,29 +295,15 @@ def parameter_table() -> str:
 
 def _translate(error: ValidationError, fields: Mapping[str, Any]) -> InvalidParameterError:
     """All of pydantic's findings as one error of ours, the first one's field in front."""
-    problems: list[str] = []
-    first: dict[str, Any] = {}
-    missing = True
-    for finding in error.errors(include_url=False):
-        name = str(finding["loc"][0])
-        value = fields.get(name)
-        if finding["type"] == "extra_forbidden":
-            known = list(GenerationRequest.model_fields)
-            problem, allowed = unknown_name_problem(name, known), ", ".join(known)
-        else:
-            allowed = describe_allowed(name)
-            problem = _problem(name, value, allowed, absent=name not in fields)
-            # Our own validators say what is wrong themselves, where there is more to say.
-            problem = str(finding.get("ctx", {}).get("error") or "") or problem
-        missing = missing and name == "prompt" and not str(value or "").strip()
-        if problem not in problems:
-            problems.append(problem)
-        first = first or {"field": name, "value": value, "allowed": allowed}
+    found = findings(error, GenerationRequest, fields)
+    problems = tuple(finding.problem for finding in found)
+    prompt = str(fields.get("prompt") or "").strip()
+    missing = not prompt and all(finding.name == "prompt" for finding in found)
     kind = MissingParameterError if missing else InvalidParameterError
-    return kind(" ".join(problems), problems=tuple(problems), **first)
-
-
-def _problem(name: str, value: object, allowed: str, *, absent: bool) -> str:
-    if absent:
-        return f"{name}: is required; allowed: {allowed}."
-    return f"{name}={show(value)} is not allowed; allowed: {allowed}."
+    return kind(
+        " ".join(problems),
+        field=found[0].name,
+        value=fields.get(found[0].name),
+        allowed=found[0].allowed,
+        problems=problems,
+    )

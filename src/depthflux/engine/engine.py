@@ -47,8 +47,10 @@ from depthflux.images import (
     encode_image,
     read_image,
 )
+from depthflux.model.further_loras import LoraShelf, ShelfLora
 from depthflux.model.loading import Model, load_model
 from depthflux.model.placement import place as place_model
+from depthflux.model.prepared import find_prepared, ingredients_of
 from depthflux.model.weights import ModelFiles, find_model
 from depthflux.safety import SafetyChecker, placeholder
 from depthflux.settings import ResolvedSettings
@@ -60,7 +62,7 @@ class Engine:
     """A loaded model that generates predictions; made by `load`.
 
     Calls may come from several threads; they run one after another, since the weights change in
-    place with the control scale.
+    place with the control scale and the LoRAs.
 
     Attributes:
         settings: the effective settings and their sources.
@@ -68,6 +70,7 @@ class Engine:
         estimator: the depth estimator; None where only supplied depth maps can be used.
         safety: the safety checker.
         compilation: whether the transformer's blocks are compiled, and why.
+        loras: where a request's further LoRAs come from.
     """
 
     def __init__(
@@ -83,6 +86,7 @@ class Engine:
         self.estimator = estimator
         self.safety = safety
         self.compilation = compilation
+        self.loras = LoraShelf(settings.values, model.transformer)
         # Taken now, not after painting: the files may be exchanged while the engine lives, and
         # hashing them is no part of an inference.
         self._facts = provenance.describe_engine(settings, model, estimator, compilation)
@@ -108,7 +112,8 @@ class Engine:
             The prediction. No result is on disk before its `save`.
 
         Raises:
-            InvalidParameterError: a field is unknown or out of range, before anything is computed.
+            InvalidParameterError: a field is unknown or out of range, or a LoRA is not there or
+                does not fit, before anything is computed.
             UnreadableImageError: the control image is no usable picture.
             ImageFetchError: the control image could not be fetched.
             WeightsMissingError: depth is to be estimated, and there is no estimator.
@@ -120,13 +125,14 @@ class Engine:
         request = _as_request(request, fields).with_seed_drawn()
         if request.preprocess_depth and self.estimator is None:
             self.model.files.require_estimator()
-        # 2  read the source image: before the lock, so that a slow host holds up nobody else
+        # 2  read the source image and LoRAs: before the lock, so that a slow host holds up nobody
         limits = ReadLimits.from_settings(self.settings.values)
         start = time.perf_counter()
         source = read_image(request.control_image, limits=limits)
+        loras = self.loras.take(request.loras)
         read_ms = round(1000 * (time.perf_counter() - start))
         with self._alone(), torch.no_grad(), translated_failures(request):
-            prediction = self._run(request, source, created_at, on_step)
+            prediction = self._run(request, source, loras, created_at, on_step)
         prediction.timings["read"] = read_ms
         return prediction
 
@@ -148,6 +154,7 @@ class Engine:
         self,
         request: GenerationRequest,
         source: SourceImage,
+        loras: list[ShelfLora],
         created_at: datetime,
         on_step: OnStep | None,
     ) -> Prediction:
@@ -163,9 +170,10 @@ class Engine:
             control = control_image(placed, quantized=quantized)
             depth_map = depth_picture(placed, canvas, quantized=quantized)
 
-        # 5  bring the model to the asked control scale
+        # 5  bring the model to the asked control scale and LoRAs
         with clock.phase("control_scale"):
-            self.model.control_lora.set_scale(request.control_scale)
+            further = [taken.lora for taken in loras]
+            self.model.control_lora.set_scale(request.control_scale, further)
 
         # 6  encode the prompt
         with clock.phase("prompt"):
@@ -212,7 +220,7 @@ class Engine:
         facts = {
             "created_at": format_time(created_at),
             **self._facts,
-            **provenance.describe_run(request, source, canvas, self.settings.values),
+            **provenance.describe_run(request, source, loras, canvas, self.settings.values),
             "safety": self.safety.identity() if request.enable_safety_checker else {},
             "hardware": provenance.describe_machine(self.model.placement.device),
             "warnings": warnings,
@@ -297,7 +305,14 @@ def load(target: str | Path = "auto", **settings: Any) -> Engine:
     if values.threads is not None:
         torch.set_num_threads(values.threads)
     with translated_load_failures(placement.device):
-        model = load_model(files, placement, compat=values.compat, master=values.master)
+        ingredients = ingredients_of(files, placement, values.compat)
+        model = load_model(
+            files,
+            placement,
+            compat=values.compat,
+            master=values.master,
+            prepared=find_prepared(values.weights_dir.expanduser(), ingredients),
+        )
         estimator = _load_estimator(files, placement.device)
     threshold = values.safety_threshold
     safety = SafetyChecker() if threshold is None else SafetyChecker(threshold=threshold)

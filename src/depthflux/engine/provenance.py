@@ -14,7 +14,7 @@ import base64
 import importlib.metadata
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 import torch
@@ -26,7 +26,9 @@ from depthflux.depth.depth_anything import DepthAnything
 from depthflux.engine.compilation import Compilation
 from depthflux.errors import InvalidParameterError, UnreadableImageError, show, shown_name
 from depthflux.images import MAX_EMBEDDED_IMAGE_BYTES, ReadLimits, SourceImage, read_image
+from depthflux.model.further_loras import ShelfLora
 from depthflux.model.loading import Model
+from depthflux.model.lora_names import is_name
 from depthflux.model.placement import device_name
 from depthflux.settings import Dtype, EngineSettings, ResolvedSettings, profile_names
 
@@ -42,6 +44,7 @@ COMPARED = (
     "ran",
     "model",
     "control_lora",
+    "loras",
     "estimator",
     "control_image",
     "safety",
@@ -99,11 +102,31 @@ def describe_engine(
 
 
 def describe_run(
-    request: GenerationRequest, source: SourceImage, canvas: Canvas, settings: EngineSettings
+    request: GenerationRequest,
+    source: SourceImage,
+    loras: Sequence[ShelfLora],
+    canvas: Canvas,
+    settings: EngineSettings,
 ) -> dict[str, Any]:
-    """What is the same for all pictures of a request."""
+    """What is the same for all pictures of a request.
+
+    LoRAs are named by their names; a path or an address may tell who made the picture.
+    """
+    fields = {k: v for k, v in request.fields().items() if k not in NOT_RECORDED}
     return {
-        "request": {k: v for k, v in request.fields().items() if k not in NOT_RECORDED},
+        "request": {
+            **fields,
+            "loras": [{"path": taken.name, "scale": taken.lora.scale} for taken in loras],
+        },
+        "loras": [
+            {
+                "name": taken.name,
+                "from": taken.origin,
+                "sha256": taken.lora.sha256,
+                "scale": taken.lora.scale,
+            }
+            for taken in loras
+        ],
         "control_image": describe_source(source, embed=settings.embed_control_image),
         "canvas": {
             "painted_width": canvas.painted_width,
@@ -156,17 +179,19 @@ def record_of_picture(
 
 
 def request_from_record(
-    record: Mapping[str, Any], *, control_image: object = None
+    record: Mapping[str, Any], *, control_image: object = None, loras: object = None
 ) -> GenerationRequest:
     """The request that makes a record's picture again: one picture, with its own seed.
 
     Args:
         record: as `depthflux.images.read_record` gives it.
         control_image: used instead of the recorded one; needed where none is inside.
+        loras: used instead of the recorded ones; needed where these came from elsewhere than
+            loras_dir.
 
     Raises:
-        InvalidParameterError: the record is of another version or misses parts, or there is no
-            control image inside and none was given.
+        InvalidParameterError: the record is of another version or misses parts, or what is not
+            inside was not given: the control image, or LoRAs from elsewhere.
         UnreadableImageError: the control image inside is damaged.
     """
     version = record.get("record_version")
@@ -181,6 +206,10 @@ def request_from_record(
     # The control image stands elsewhere in a record; one among the fields is not looked at.
     fields = {str(name): value for name, value in request.items() if name != "control_image"}
     fields |= {"seed": seed, "num_images": 1}
+    if loras is None:
+        _check_recorded_loras(record, request)
+    else:
+        fields["loras"] = loras
     return GenerationRequest(**fields, control_image=control_image)
 
 
@@ -233,14 +262,43 @@ def differences(recorded: Mapping[str, Any], present: Mapping[str, Any]) -> list
     """
     lines = []
     for part in COMPARED:
-        before, now = recorded.get(part, {}), present.get(part, {})
-        keys = sorted({*before, *now}, key=str) if isinstance(before, Mapping) else []
+        before, now = _by_key(recorded.get(part, {})), _by_key(present.get(part, {}))
+        keys = sorted({*before, *now}, key=str)
         lines += [
             f"{part}.{shown_name(str(key))}: {before.get(key)!r} then, {now.get(key)!r} now"
             for key in keys
             if before.get(key) != now.get(key) and key not in ("base64", "reason")
         ]
     return lines
+
+
+def _by_key(part: object) -> Mapping[str, Any]:
+    """A part of a record for comparing; of LoRAs, the hashes by their place in the request."""
+    if isinstance(part, list):
+        entries = [entry if isinstance(entry, Mapping) else {} for entry in part]
+        return {str(index): entry.get("sha256") for index, entry in enumerate(entries)}
+    return part if isinstance(part, Mapping) else {}
+
+
+def _check_recorded_loras(record: Mapping[str, Any], request: Mapping[str, Any]) -> None:
+    """See that the recorded LoRAs can be found again, and only where LoRAs are looked for."""
+    described, asked = record.get("loras", []), request.get("loras", [])
+    for entries in (described, asked):
+        if not isinstance(entries, list) or not all(isinstance(e, Mapping) for e in entries):
+            raise _bad_record(f"its loras are {show(entries)}")
+    for entry in described:
+        if entry.get("from") != "loras_dir":
+            raise InvalidParameterError(
+                f"loras: the recorded LoRA {show(entry.get('name'))} came from outside loras_dir, "
+                "and its place is not kept; give all LoRAs with --loras, this one with the sha256 "
+                f"{shown_name(str(entry.get('sha256')))}.",
+                field="loras",
+                allowed="the LoRAs of the recorded picture",
+            )
+    # A picture may come from anyone, so its record cannot open files or addresses of its choice.
+    odd = [entry.get("path") for entry in asked if not is_name(str(entry.get("path")))]
+    if odd:
+        raise _bad_record(f"its LoRA {show(odd[0])} is no name in loras_dir")
 
 
 def _recorded_image(source: Mapping[str, Any]) -> SourceImage:

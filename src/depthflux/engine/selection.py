@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from depthflux.errors import SettingsError, WeightsMissingError, show
-from depthflux.model.weights import HOW_TO_GET_FLUX, flux_folder, flux_is_there
+from depthflux.model.weights import HOW_TO_GET_FLUX, flux_is_there, flux_places
 from depthflux.settings import ENVIRONMENT_PREFIX, ResolvedSettings, resolve_settings
 
 logger = logging.getLogger("depthflux")
@@ -59,7 +59,7 @@ def _choose_profile(environment: Mapping[str, str], arguments: Mapping[str, Any]
         if not cuda:
             logger.warning("No CUDA device: FLUX runs on the CPU, hours for a picture.")
         return "exact" if cuda else "cpu"
-    looked = flux_folder(settings)
+    looked = ", ".join(map(str, flux_places(settings)))
     if cuda:
         raise WeightsMissingError(f"there is no FLUX.1-dev in {looked}.", fix=HOW_TO_GET_FLUX)
     logger.warning(

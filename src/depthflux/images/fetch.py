@@ -9,28 +9,55 @@ also why errors of httpx, which hold the whole URL, are not kept as causes.
 from __future__ import annotations
 
 import http
+import io
 import ipaddress
 import socket
 import ssl
 import threading
 import time
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import urljoin
 
 import httpx
 
-from depthflux.errors import ImageFetchError, show
+from depthflux.errors import ImageFetchError, RequestError, show
 from depthflux.images.addresses import Resolver, approved_addresses, resolve
 from depthflux.images.container import PictureProblemError
 from depthflux.images.limits import ReadLimits, megabytes
 from depthflux.images.url import Target, parse_url, shown_url
 
-__all__ = ["fetch", "shown_url"]
+__all__ = ["PICTURE", "Wanted", "fetch", "fetch_into", "shown_url"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What a fetch is for, which decides what it asks for and what its errors say.
+
+    Attributes:
+        accept: the Accept header.
+        allowed: what may be given, in words.
+        error: what is raised.
+        advice: what to do about any problem, where each problem's own advice would not help.
+        https_only: whether http is refused, on every hop.
+    """
+
+    accept: str
+    allowed: str
+    error: type[RequestError]
+    advice: str = ""
+    https_only: bool = False
+
+
+PICTURE = Wanted(
+    accept="image/png, image/jpeg, image/webp",
+    allowed="a public http or https URL of a PNG, JPEG or WebP picture",
+    error=ImageFetchError,
+)
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _HEADERS = {
-    "Accept": "image/png, image/jpeg, image/webp",
     # Nothing has to be unpacked, so nothing can unpack to more than it was.
     "Accept-Encoding": "identity",
     "Connection": "close",
@@ -47,30 +74,54 @@ def fetch(
     resolver: Resolver = resolve,
     tls: ssl.SSLContext | None = None,
 ) -> bytes:
-    """Get the bytes of a URL.
-
-    Args:
-        url: http or https, without user name or password.
-        limits: bytes, times, redirects, and whether private addresses are allowed.
-        field: the request field it was given for, named in errors.
-        resolver: turns names into addresses, once for each hop.
-        tls: what certificates are trusted; None = certifi's, whatever the environment says.
+    """Get the bytes of a picture's URL; see `fetch_into`.
 
     Raises:
         ImageFetchError: the URL is refused, unreachable, too slow, too large, or answers with
             anything but 200.
     """
+    body = io.BytesIO()
+    fetch_into(body, url, limits=limits, wanted=PICTURE, field=field, resolver=resolver, tls=tls)
+    return body.getvalue()
+
+
+def fetch_into(
+    body: BinaryIO,
+    url: str,
+    *,
+    limits: ReadLimits,
+    wanted: Wanted,
+    field: str,
+    resolver: Resolver = resolve,
+    tls: ssl.SSLContext | None = None,
+) -> None:
+    """Write the bytes of a URL to a file as they come.
+
+    Args:
+        body: written to; after an error it holds what had come by then.
+        url: http or https, without user name or password.
+        limits: bytes, times, redirects, and whether private addresses are allowed.
+        wanted: what it is for.
+        field: the request field it was given for, named in errors.
+        resolver: turns names into addresses, once for each hop.
+        tls: what certificates are trusted; None = certifi's, whatever the environment says.
+
+    Raises:
+        RequestError: of the wanted kind: the URL is refused, unreachable, too slow, too large, or
+            answers with anything but 200.
+        OSError: the file cannot be written.
+    """
     try:
         with _Deadline(limits.total_timeout_s) as deadline:
-            return _Fetch(limits, deadline, resolver, tls).follow(url.strip())
+            _Fetch(body, limits, wanted, deadline, resolver, tls).follow(url.strip())
     except PictureProblemError as problem:
-        shown = show(shown_url(url))
-        advice = f"; {problem.advice}" if problem.advice else ""
-        raise ImageFetchError(
-            f"{field}={shown}: {problem}{advice}.",
+        advice = wanted.advice or problem.advice
+        advice = f"; {advice}" if advice else ""
+        raise wanted.error(
+            f"{field}={show(shown_url(url))}: {problem}{advice}.",
             field=field,
             value=shown_url(url),
-            allowed="a public http or https URL of a PNG, JPEG or WebP picture",
+            allowed=wanted.allowed,
         ) from None
 
 
@@ -151,24 +202,31 @@ class _Fetch:
 
     def __init__(
         self,
+        body: BinaryIO,
         limits: ReadLimits,
+        wanted: Wanted,
         deadline: _Deadline,
         resolver: Resolver,
         tls: ssl.SSLContext | None,
     ) -> None:
+        self._body = body
         self._limits = limits
+        self._wanted = wanted
         self._deadline = deadline
         self._resolver = resolver
         self._tls = tls
 
-    def follow(self, url: str) -> bytes:
-        """The bytes at the end of the redirects."""
+    def follow(self, url: str) -> None:
+        """Take the bytes at the end of the redirects."""
         for _ in range(self._limits.max_redirects + 1):
-            answer = self._hop(parse_url(url))
-            if isinstance(answer, bytes):
-                return answer
+            target = parse_url(url)
+            if self._wanted.https_only and target.scheme != "https":
+                raise PictureProblemError("only https URLs are fetched here", "check the scheme")
+            redirect = self._hop(target)
+            if redirect is None:
+                return
             try:
-                url = urljoin(url, answer.location)
+                url = urljoin(url, redirect.location)
             except ValueError:
                 raise PictureProblemError("the server redirects to no URL") from None
         raise PictureProblemError(
@@ -176,7 +234,7 @@ class _Fetch:
             "use the URL it ends at",
         )
 
-    def _hop(self, target: Target) -> bytes | _Redirect:
+    def _hop(self, target: Target) -> _Redirect | None:
         """Ask one host: the first of its addresses that accepts a connection."""
         addresses = approved_addresses(
             target.host,
@@ -201,11 +259,11 @@ class _Fetch:
             f"the host {target.host} cannot be reached ({reason})", "check the URL and the network"
         )
 
-    def _get(self, target: Target, address: str) -> bytes | _Redirect:
+    def _get(self, target: Target, address: str) -> _Redirect | None:
         request = httpx.Request(
             "GET",
             target.at(address),
-            headers={**_HEADERS, "Host": target.authority},
+            headers={**_HEADERS, "Accept": self._wanted.accept, "Host": target.authority},
             extensions=self._extensions(target),
         )
         # The transport and not a client: no cookies, no proxies, no redirects, and no log line
@@ -233,7 +291,8 @@ class _Fetch:
             return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         return self._tls or httpx.create_ssl_context(trust_env=False)
 
-    def _read(self, response: httpx.Response) -> bytes | _Redirect:
+    def _read(self, response: httpx.Response) -> _Redirect | None:
+        """Take the answer's bytes, or the place it sends us to."""
         if response.status_code in _REDIRECTS and "Location" in response.headers:
             return _Redirect(response.headers["Location"])
         if response.status_code != 200:
@@ -245,14 +304,15 @@ class _Fetch:
         announced = response.headers.get("Content-Length", "")
         if announced.isdecimal() and int(announced[:20]) > self._limits.max_bytes:
             raise self._too_large()
-        body = bytearray()
+        count = 0
         for piece in response.iter_raw():
-            body += piece
-            if len(body) > self._limits.max_bytes:
+            count += len(piece)
+            if count > self._limits.max_bytes:
                 raise self._too_large()
+            self._body.write(piece)
             self._deadline.check()
         self._deadline.check()
-        return bytes(body)
+        return None
 
     def _too_large(self) -> PictureProblemError:
         return PictureProblemError(

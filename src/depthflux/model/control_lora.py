@@ -126,16 +126,19 @@ def attach_control_lora(
     *,
     compat: Compat = "none",
     keep: Master = "file",
+    device: torch.device | None = None,
 ) -> ControlLora:
     """Read the control LoRA and grow the transformer for it; its scale is still to be set.
 
     Args:
-        transformer: diffusers' FluxTransformer2DModel with the master's weights; is changed.
+        transformer: diffusers' FluxTransformer2DModel with the master's weights, or on the meta
+            device, still to be filled with fused ones; is changed.
         path: the LoRA's safetensors file, in Black Forest Labs' or diffusers' key layout.
         master: the transformer's unfused tensors.
         compat: whose law to follow.
         keep: `file` reads the master again for every change; `host` and `device` keep a copy of
             what the control LoRA changes.
+        device: what `device` means; without it, where the transformer is.
 
     Raises:
         WeightsCorruptError: the file is no safetensors file or has non-finite numbers.
@@ -143,10 +146,11 @@ def attach_control_lora(
     """
     tensors = read_control_lora(path, transformer, compat=compat)
     if keep != "file":
-        device = transformer.device if keep == "device" else torch.device("cpu")
+        home = device or transformer.device
+        home = home if keep == "device" else torch.device("cpu")
         # All of them, since further LoRAs may change any.
         names = [name for name, _ in transformer.named_parameters()]
-        master = HeldWeights(master, names, device)
+        master = HeldWeights(master, names, home)
     grow_input_embedder(transformer)
     return ControlLora(transformer, tensors, master, compat)
 

@@ -109,7 +109,9 @@ def fetch(
     its sum was compared; http_get under it goes on where a file ends.
 
     Args:
-        entry, file, revision: which file of whose repository, at which commit.
+        entry: whose repository.
+        file: which of its files.
+        revision: the commit.
         partial: where the bytes are added; made where it is missing.
         on_bytes: told of bytes that arrived; of fewer than none where it begins again.
         fix: what to do where the fetching breaks off, in words.

@@ -1,37 +1,38 @@
 """Files → modules: the seven components of a FLUX pipeline, on their device, ready to run.
 
-Modules are first built empty on the meta device, so that weights exist once only, and then filled
-and placed through accelerate. What a file lacks is an error here; the libraries underneath would
-go on with random weights.
+Everything is judged before anything is read: what is wrong with any component stands in one error.
 
-Knows nothing of requests; the control LoRA is depthflux.model.control_lora's.
+Knows nothing of requests; modules are depthflux.model.assembly's, and the control LoRA is
+depthflux.model.control_lora's.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import accelerate
-import torch
 import transformers
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
-from safetensors import SafetensorError
-from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
+from diffusers import FlowMatchEulerDiscreteScheduler
+from transformers import CLIPTokenizer, T5Tokenizer
 
 from depthflux.contract import DEMO_MODEL, HOSTED_MODEL
 from depthflux.errors import WeightsCorruptError, first_line
+from depthflux.model.assembly import Fitted, fill, fit, is_number
+from depthflux.model.components import MODULES, Component
 from depthflux.model.control_lora import ControlLora, attach_control_lora
-from depthflux.model.headers import read_header
 from depthflux.model.placement import Placement
+from depthflux.model.prepared import Prepared
 from depthflux.model.tensors import TensorFiles
-from depthflux.model.weights import ModelFiles, read_json
+from depthflux.model.weights import ModelFiles
 from depthflux.settings import Compat, Master
+
+logger = logging.getLogger("depthflux")
 
 #: FLUX.1-dev's own numbers of double and single blocks and of attention heads; a model that has
 #: others must not answer under the hosted model's name.
@@ -84,7 +85,12 @@ class Model:
 
 
 def load_model(
-    files: ModelFiles, placement: Placement, *, compat: Compat = "none", master: Master = "file"
+    files: ModelFiles,
+    placement: Placement,
+    *,
+    compat: Compat = "none",
+    master: Master = "file",
+    prepared: Prepared | None = None,
 ) -> Model:
     """Load every component and attach the control LoRA; its scale is still to be set.
 
@@ -93,34 +99,26 @@ def load_model(
         placement: where it shall run.
         compat: whose law the control LoRA follows.
         master: where the unfused weights are kept.
+        prepared: the fused transformer, where it was saved before.
 
     Raises:
         WeightsMissingError: files are not there.
         WeightsCorruptError: files are truncated, or their tensors do not fit the model.
         LoraMismatchError: the control LoRA does not fit the transformer.
     """
-    files.check()
-    folder = files.folder
-    with _quiet_libraries():
-        components = {
-            "scheduler": _load_scheduler(folder / "scheduler"),
-            "tokenizer": _load_tokenizer(CLIPTokenizer, folder / "tokenizer"),
-            "tokenizer_2": _load_tokenizer(T5Tokenizer, folder / "tokenizer_2"),
-            "text_encoder": _load_text_encoder(CLIPTextModel, folder / "text_encoder", placement),
-            "text_encoder_2": _load_text_encoder(
-                T5EncoderModel, folder / "text_encoder_2", placement
-            ),
-            "transformer": _load_module(FluxTransformer2DModel, files, "transformer", placement),
-            "vae": _load_module(AutoencoderKL, files, "vae", placement),
-        }
-        _check_scales(folder, components["vae"].config)
-        control_lora = attach_control_lora(
-            components["transformer"],
-            files.control_lora,
-            TensorFiles(files.component_files("transformer")),
-            compat=compat,
-            keep=master,
-        )
+    _say_what_was_passed_over(files)
+    components = open_model(files)
+    components["transformer"], control_lora = load_transformer(
+        components["transformer"],
+        files.control_lora,
+        placement,
+        compat=compat,
+        master=master,
+        prepared=prepared,
+    )
+    for name in MODULES:
+        if name != "transformer":
+            components[name] = fill(components[name], placement)
     return Model(
         id=_model_id(files, components["transformer"].config),
         files=files,
@@ -130,11 +128,91 @@ def load_model(
     )
 
 
-def _load_scheduler(folder: Path) -> Any:
-    """The scheduler; one without dynamic shifting would follow another schedule than FLUX's."""
-    path = folder / "scheduler_config.json"
-    config = read_json(path)
-    missing = [name for name in SCHEDULE if not _is_number(config.get(name))]
+def load_transformer(
+    fitted: Fitted,
+    control_lora: Path,
+    placement: Placement,
+    *,
+    compat: Compat = "none",
+    master: Master = "file",
+    prepared: Prepared | None = None,
+) -> tuple[Any, ControlLora]:
+    """Fill the transformer and attach the control LoRA.
+
+    Args:
+        fitted: the transformer with its unfused files.
+        control_lora: the LoRA's file.
+        placement: where it shall run.
+        compat: whose law the control LoRA follows.
+        master: where the unfused weights are kept.
+        prepared: the fused transformer to read instead; its control scale is then set already.
+
+    Raises:
+        WeightsCorruptError: a file cannot be read.
+        LoraMismatchError: the control LoRA does not fit the transformer.
+    """
+    if prepared is None:
+        fill(fitted, placement)
+    with _quiet_libraries():
+        attached = attach_control_lora(
+            fitted.module,
+            control_lora,
+            fitted.tensors,
+            compat=compat,
+            keep=master,
+            device=placement.device,
+        )
+    if prepared is not None:
+        # The transformer is grown by now, as the prepared one is.
+        fill(dataclasses.replace(fitted, tensors=TensorFiles(prepared.files)), placement)
+        attached.take_as_fused(prepared.control_scale)
+    return fitted.module, attached
+
+
+def open_model(files: ModelFiles) -> dict[str, Any]:
+    """Open every component and compare what it holds with what it should; reads no weights.
+
+    Returns:
+        By name: modules that are still to be filled (`Fitted`), and the scheduler and the
+        tokenizers, which are ready.
+
+    Raises:
+        WeightsCorruptError: something is damaged or does not fit; everything is named.
+    """
+    problems = list(files.accessory_problems())
+    opened = {}
+    for name, component in files.components.items():
+        try:
+            opened[name] = open_component(component)
+        except WeightsCorruptError as error:
+            problems.append(str(error))
+    if problems:
+        raise WeightsCorruptError(
+            " ".join(problems),
+            fix="Get these files again as they were published, and compare their sha256.",
+        )
+    return opened
+
+
+def open_component(component: Component) -> Any:
+    """Open one component: a `Fitted` for a module, the finished object for the others.
+
+    Raises:
+        WeightsCorruptError: it is damaged or does not fit; everything is named.
+    """
+    with _quiet_libraries():
+        return OPENED_BY[component.kind.name](component)
+
+
+def load_scheduler(component: Component) -> Any:
+    """The scheduler; one without dynamic shifting would follow another schedule than FLUX's.
+
+    Raises:
+        WeightsCorruptError: its configuration is unreadable or not FLUX's.
+    """
+    path = component.place / "scheduler_config.json"
+    config = component.read_config(path.name)
+    missing = [name for name in SCHEDULE if not is_number(config.get(name))]
     if missing or config.get("use_dynamic_shifting") is not True:
         lacks = ", ".join(missing) or "use_dynamic_shifting"
         raise WeightsCorruptError(f"{path} is not FLUX's: it lacks {lacks}.")
@@ -144,10 +222,17 @@ def _load_scheduler(folder: Path) -> Any:
         raise WeightsCorruptError(f"{path} does not fit: {first_line(error)}.") from error
 
 
-def _load_tokenizer(kind: type[Any], folder: Path) -> Any:
-    """A tokenizer that knows words: a probe must not come out as unknown tokens only."""
+def load_tokenizer(component: Component) -> Any:
+    """A tokenizer that knows words: a probe must not come out as unknown tokens only.
+
+    Raises:
+        WeightsCorruptError: its files are unreadable or hold no vocabulary.
+    """
+    folder, kind = component.place, TOKENIZERS[component.kind.name]
+    # A tokenizer's own repository may state another length than FLUX reads.
+    options = dict(component.config or {})
     try:
-        tokenizer = kind.from_pretrained(folder, local_files_only=True)
+        tokenizer = kind.from_pretrained(folder, local_files_only=True, **options)
         ids = tokenizer([TOKENIZER_PROBE], add_special_tokens=False).input_ids[0]
     # tokenizers raises bare Exception for a vocabulary it cannot read.
     except Exception as error:
@@ -157,78 +242,19 @@ def _load_tokenizer(kind: type[Any], folder: Path) -> Any:
     return tokenizer
 
 
-def _check_scales(folder: Path, config: Any) -> None:
-    names = ("scaling_factor", "shift_factor")
-    bad = [name for name in names if not _is_number(getattr(config, name))]
-    if bad:
-        raise WeightsCorruptError(f"{folder}/vae/config.json has no number for {', '.join(bad)}.")
+TOKENIZERS: Mapping[str, Any] = {"tokenizer": CLIPTokenizer, "tokenizer_2": T5Tokenizer}
+OPENED_BY: Mapping[str, Callable[[Component], Any]] = {
+    **dict.fromkeys(MODULES, fit),
+    "scheduler": load_scheduler,
+    "tokenizer": load_tokenizer,
+    "tokenizer_2": load_tokenizer,
+}
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _load_module(
-    kind: type[Any], files: ModelFiles, component: str, placement: Placement
-) -> torch.nn.Module:
-    """A diffusers module: built empty, checked against the files' headers, filled in place."""
-    folder = files.folder / component
-    try:
-        with accelerate.init_empty_weights():
-            module = kind.from_config(kind.load_config(folder))
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        reason = first_line(error)
-        raise WeightsCorruptError(f"{folder}/config.json does not fit: {reason}.") from error
-    shards = files.component_files(component)
-    problems = _tensor_problems(module, shards)
-    if problems:
-        raise WeightsCorruptError(f"{folder} does not fit its config.json: {'; '.join(problems)}.")
-    for shard in shards:
-        accelerate.load_checkpoint_in_model(
-            module,
-            str(shard),
-            device_map={"": str(placement.device)},
-            dtype=placement.dtype,
-        )
-    return module.eval().requires_grad_(False)
-
-
-def _tensor_problems(module: torch.nn.Module, shards: list[Path]) -> list[str]:
-    """All tensors that are missing, left over or of another shape, in words."""
-    expected = {name: list(tensor.shape) for name, tensor in module.state_dict().items()}
-    found = {n: list(t.shape) for shard in shards for n, t in read_header(shard).items()}
-    missing = sorted(expected.keys() - found.keys())
-    left_over = sorted(found.keys() - expected.keys())
-    shapes = [
-        f"{name} is {found[name]} instead of {expected[name]}"
-        for name in sorted(expected.keys() & found.keys())
-        if found[name] != expected[name]
-    ]
-    problems = [f"missing {', '.join(missing)}"] if missing else []
-    return problems + ([f"left over {', '.join(left_over)}"] if left_over else []) + shapes
-
-
-def _load_text_encoder(kind: type[Any], folder: Path, placement: Placement) -> torch.nn.Module:
-    """A transformers module; it loads itself, since it renames old checkpoints' keys."""
-    try:
-        module, report = kind.from_pretrained(
-            folder,
-            dtype=placement.dtype,
-            device_map={"": str(placement.device)},
-            local_files_only=True,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-    except (SafetensorError, RuntimeError, ValueError, TypeError, OSError) as error:
-        raise WeightsCorruptError(f"{folder} cannot be loaded: {first_line(error)}.") from error
-    problems = sorted(map(str, report["missing_keys"])) + sorted(
-        map(str, report["mismatched_keys"])
-    )
-    if problems:
-        raise WeightsCorruptError(
-            f"{folder} does not fit its config.json: missing or misshapen {', '.join(problems)}."
-        )
-    return module.eval().requires_grad_(False)
+def _say_what_was_passed_over(files: ModelFiles) -> None:
+    for component in files.components.values():
+        for note in component.passed_over:
+            logger.warning("%s is used; passed over: %s.", component.place, note)
 
 
 def _model_id(files: ModelFiles, config: Any) -> str:
@@ -237,7 +263,7 @@ def _model_id(files: ModelFiles, config: Any) -> str:
         return DEMO_MODEL
     if all(getattr(config, name) == number for name, number in FLUX_SHAPE.items()):
         return HOSTED_MODEL
-    return f"local/{files.folder.name}"
+    return f"local/{files.name}"
 
 
 @contextlib.contextmanager

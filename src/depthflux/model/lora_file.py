@@ -3,7 +3,8 @@
 Two kinds are read. A *control* LoRA comes in Black Forest Labs' key layout or in diffusers'; ours
 is the conversion of the former, since diffusers 0.42 swaps the halves of `norm_out`'s B (right)
 and, along the rank, of its A (wrong: B·A is then not the published delta). *Further* LoRAs come in
-every layout that diffusers converts (its own, kohya's, xlabs', fal's).
+the layouts that lora_keys.py lists; theirs is our conversion, too: diffusers' fits FLUX's full size
+only, rounds alphas into the factors and drops kohya's embedders and last layer.
 
 A file either fits whole or is refused with everything that does not fit; diffusers would drop
 such tensors with a warning. Knows nothing of how factors are fused.
@@ -11,8 +12,7 @@ such tensors with a warning. Knows nothing of how factors are fused.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,16 +22,17 @@ from diffusers import FluxControlPipeline
 from safetensors import SafetensorError, safe_open
 
 from depthflux.errors import LoraMismatchError, WeightsCorruptError, first_line, shown_name
+from depthflux.model.adapter_config import TRANSFORMER, AdapterConfig, read_adapter_config
 from depthflux.model.flux_layout import Origin, Shape, linear_origins, norm_origins
 from depthflux.model.headers import header_problem
+from depthflux.model.lora_keys import TEXT_ENCODERS, Part, Place, other_kind, places, split
 
 #: The linear that the control's latents enter by, next to the picture's.
 INPUT_EMBEDDER = "x_embedder"
-#: Where diffusers and peft leave an adapter's configuration in a file's metadata.
-ADAPTER_METADATA = "lora_adapter_metadata"
 #: No more problems than this are listed; a file for another model has thousands.
 MOST_PROBLEMS = 100
-TRANSFORMER = "transformer."
+#: And of a further LoRA's, which a caller of a server reads.
+MOST_SHOWN = 8
 
 
 @dataclass(frozen=True)
@@ -82,22 +83,27 @@ def read_control_lora(path: Path, transformer: Any, *, compat: str) -> LoraTenso
     left_over: list[str] = []
     if "img_in.lora_A.weight" in tensors:
         if compat == "diffusers":
-            tensors, _ = _converted_by_diffusers(tensors, path, fix=_CONTROL_FIX)
+            tensors = _converted_by_diffusers(tensors, path)
         else:
             tensors, left_over = _converted(tensors, Shape.of(transformer.config))
     problems = [f"{shown_name(key)} has no place there" for key in left_over]
-    problems += _problems(tensors, transformer, control=True)
+    problems += _problems(tensors, transformer)
+    config = _config(metadata, problems)
     if problems:
         raise _misfit(path, "a control LoRA", problems, fix=_CONTROL_FIX)
-    return LoraTensors(path, _by_linear(tensors, _scalings(tensors, {}, metadata)), _norms(tensors))
+    return LoraTensors(path, _by_linear(tensors, config), _norms(tensors))
 
 
 def read_lora(path: Path, transformer: Any) -> LoraTensors:
-    """Read a further LoRA, in any layout that diffusers converts.
+    """Read a further LoRA, in any of the layouts that lora_keys.py lists.
 
     Args:
         path: a safetensors file.
-        transformer: diffusers' FluxTransformer2DModel, grown for the control or not.
+        transformer: diffusers' FluxTransformer2DModel, grown for the control or not; may be on the
+            meta device.
+
+    Returns:
+        Its factors, views of the mapped file; the input embedder's fit the ungrown one.
 
     Raises:
         WeightsCorruptError: it is no safetensors file or has non-finite numbers.
@@ -105,25 +111,28 @@ def read_lora(path: Path, transformer: Any) -> LoraTensors:
             parts for text encoders, or it is of a kind that is more than a LoRA.
     """
     tensors, metadata = _read(path)
-    strange = sorted({kind for key in tensors for kind in _OTHER_KINDS if kind in key})
-    if strange:
-        problem = f"it is no plain LoRA (it has {', '.join(strange)} tensors)"
-        raise _misfit(path, "a further LoRA", [problem], fix=_FURTHER_FIX)
-    converted, alphas = _converted_by_diffusers(tensors, path, fix=_FURTHER_FIX)
-    text = [key for key in converted if key.startswith("text_encoder")]
-    problems = [f"{len(text)} of its tensors are for text encoders"] if text else []
-    fitting = {key: tensor for key, tensor in converted.items() if key not in set(text)}
-    problems += _problems(fitting, transformer, control=False)
+    problems = _foreign_problems(tensors)
     if problems:
         raise _misfit(path, "a further LoRA", problems, fix=_FURTHER_FIX)
-    linears = _by_linear(fitting, _scalings(fitting, alphas, metadata))
-    return LoraTensors(path, linears)
+    config = _config(metadata, problems)
+    table, linears = places(Shape.of(transformer.config)), _linears(transformer)
+    factors: dict[str, Factors] = {}
+    for name, parts in _modules(tensors, table, problems).items():
+        targets = table[name]
+        problem = _module_problem(parts, targets, linears, config)
+        if problem:
+            problems.append(f"{shown_name(name)} {problem}")
+            continue
+        twice = [target.linear for target in targets if target.linear in factors]
+        problems += [f"{linear} is there twice, under two names" for linear in twice]
+        factors |= {target.linear: _cut(parts, target, config) for target in targets}
+    if problems:
+        raise _misfit(path, "a further LoRA", problems, fix=_FURTHER_FIX, most=MOST_SHOWN)
+    return LoraTensors(path, factors)
 
 
 _CONTROL_FIX = "Use FLUX.1-Depth-dev-lora with FLUX.1-dev."
 _FURTHER_FIX = "Use a LoRA that was trained for FLUX.1-dev's transformer alone."
-#: Parts of key names that tell DoRA, LoHa, LoKr, OFT and whole differences from LoRA.
-_OTHER_KINDS = ("dora_scale", "hada_w", "lokr_w", "oft_", ".diff")
 
 
 def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -166,47 +175,46 @@ def _converted(
     return converted, sorted(tensors.keys() - used)
 
 
-def _rows(tensor: torch.Tensor, origin: Origin) -> torch.Tensor:
+def _rows(tensor: torch.Tensor, origin: Origin | Place) -> torch.Tensor:
     if origin.rows is not None:
         tensor = tensor[slice(*origin.rows)]
     return torch.cat(tensor.chunk(2)[::-1]) if origin.swapped else tensor
 
 
 def _converted_by_diffusers(
-    tensors: dict[str, torch.Tensor], path: Path, *, fix: str
-) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
-    """What diffusers makes of a file: tensors by its names, and alphas where there are any."""
+    tensors: dict[str, torch.Tensor], path: Path
+) -> dict[str, torch.Tensor]:
+    """What diffusers makes of a control LoRA in Black Forest Labs' layout."""
     try:
-        converted, alphas = FluxControlPipeline.lora_state_dict(dict(tensors), return_alphas=True)
+        converted: dict[str, torch.Tensor] = FluxControlPipeline.lora_state_dict(dict(tensors))
     except (ValueError, RuntimeError, KeyError, IndexError, NotImplementedError) as error:
         problem = f"diffusers cannot convert it ({first_line(error)})"
-        raise _misfit(path, "a LoRA", [problem], fix=fix) from error
-    return converted, {key: float(alpha) for key, alpha in (alphas or {}).items()}
+        raise _misfit(path, "a LoRA", [problem], fix=_CONTROL_FIX) from error
+    return converted
 
 
-def _problems(
-    tensors: Mapping[str, torch.Tensor], transformer: torch.nn.Module, *, control: bool
-) -> list[str]:
-    """Everything about tensors in diffusers' names that does not fit the transformer."""
-    linears = {n: m for n, m in transformer.named_modules() if isinstance(m, torch.nn.Linear)}
+def _problems(tensors: Mapping[str, torch.Tensor], transformer: torch.nn.Module) -> list[str]:
+    """Everything about a control LoRA in diffusers' names that does not fit the transformer."""
+    linears = _linears(transformer)
     norms = {n for n, _ in transformer.named_parameters() if ".norm_" in n and "linear" not in n}
     problems = []
-    if control and f"{TRANSFORMER}{INPUT_EMBEDDER}.lora_A.weight" not in tensors:
+    if f"{TRANSFORMER}{INPUT_EMBEDDER}.lora_A.weight" not in tensors:
         problems.append(f"it has nothing for {INPUT_EMBEDDER}, so it takes no control image")
-    if not tensors:
-        problems.append("it has no tensors for the transformer")
     for key, tensor in tensors.items():
         name, _, part = key.removeprefix(TRANSFORMER).partition(".lora_")
         if part and name in linears:
-            grown = control and name == INPUT_EMBEDDER
-            fits = _factor_fits(part, tensor, linears[name], grown=grown)
+            fits = _factor_fits(part, tensor, linears[name], grown=name == INPUT_EMBEDDER)
             fits = fits and _factor_is_paired(key, tensor, tensors)
         else:
             here = transformer.get_parameter(name).shape if name in norms else None
-            fits = control and not part and tensor.shape == here
+            fits = not part and tensor.shape == here
         if not fits:
             problems.append(f"{shown_name(key)} {list(tensor.shape)} fits nothing there")
     return problems
+
+
+def _linears(transformer: torch.nn.Module) -> dict[str, torch.nn.Linear]:
+    return {n: m for n, m in transformer.named_modules() if isinstance(m, torch.nn.Linear)}
 
 
 def _factor_fits(part: str, tensor: torch.Tensor, linear: torch.nn.Linear, *, grown: bool) -> bool:
@@ -228,20 +236,19 @@ def _factor_is_paired(key: str, tensor: torch.Tensor, tensors: Mapping[str, torc
     return tensor.ndim != 2 or (up.ndim == down.ndim == 2 and up.shape[1] == down.shape[0])
 
 
-def _by_linear(
-    tensors: Mapping[str, torch.Tensor], scalings: Mapping[str, float]
-) -> dict[str, Factors]:
+def _by_linear(tensors: Mapping[str, torch.Tensor], config: AdapterConfig) -> dict[str, Factors]:
     """Tensors in diffusers' names, put together for each linear."""
-    return {
-        name: Factors(
-            down=tensors[f"{TRANSFORMER}{name}.lora_A.weight"],
-            up=tensors[f"{TRANSFORMER}{name}.lora_B.weight"],
-            bias=tensors.get(f"{TRANSFORMER}{name}.lora_B.bias"),
-            scaling=scalings.get(name, 1.0),
+    factors = {}
+    for name in _names(tensors):
+        stem = f"{TRANSFORMER}{name}"
+        down = tensors[f"{stem}.lora_A.weight"]
+        factors[name] = Factors(
+            down=down,
+            up=tensors[f"{stem}.lora_B.weight"],
+            bias=tensors.get(f"{stem}.lora_B.bias"),
+            scaling=config.scaling(name, down.shape[0]),
         )
-        for name in _names(tensors)
-        if f"{TRANSFORMER}{name}.lora_B.weight" in tensors
-    }
+    return factors
 
 
 def _names(tensors: Mapping[str, torch.Tensor]) -> Iterator[str]:
@@ -256,40 +263,98 @@ def _norms(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {k.removeprefix(TRANSFORMER): t for k, t in tensors.items() if ".lora_" not in k}
 
 
-def _scalings(
-    tensors: Mapping[str, torch.Tensor], alphas: Mapping[str, float], metadata: Mapping[str, str]
-) -> dict[str, float]:
-    """Each linear's alpha over rank, from alpha tensors or from the adapter's configuration."""
-    config = _adapter_config(metadata)
-    scalings = {}
-    for name in _names(tensors):
-        rank = tensors[f"{TRANSFORMER}{name}.lora_A.weight"].shape[0]
-        alpha = alphas.get(f"{TRANSFORMER}{name}.alpha")
-        if alpha is None and config:
-            alpha = config.get("alpha_pattern", {}).get(name, config.get("lora_alpha", rank))
-        root = rank**0.5 if config.get("use_rslora") else rank
-        scalings[name] = 1.0 if alpha is None else float(alpha) / root
-    return scalings
-
-
-def _adapter_config(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """The transformer's part of the configuration that peft wrote into the file."""
+def _config(metadata: Mapping[str, str], problems: list[str]) -> AdapterConfig:
+    """The configuration in a file's metadata; what is wrong with it joins the problems."""
     try:
-        config = json.loads(metadata.get(ADAPTER_METADATA, "{}"))
-    except (ValueError, RecursionError):
-        return {}
-    if not isinstance(config, dict):
-        return {}
-    return {k.removeprefix(TRANSFORMER): v for k, v in config.items() if k.startswith(TRANSFORMER)}
+        return read_adapter_config(metadata)
+    except ValueError as error:
+        problems.append(str(error))
+        return AdapterConfig()
 
 
-def _misfit(path: Path, what: str, problems: list[str], *, fix: str) -> LoraMismatchError:
-    return LoraMismatchError(
-        f"{path} does not fit the transformer as {what}: {_listed(problems, '; ')}.", fix=fix
+# Further LoRAs ------------------------------------------------------------------------------------
+
+
+def _foreign_problems(keys: Iterable[str]) -> list[str]:
+    """What tells a file that holds more than a LoRA of the transformer."""
+    kinds = sorted({kind for key in keys if (kind := other_kind(key))})
+    problems = [f"it is no plain LoRA (it has {', '.join(kinds)})"] if kinds else []
+    text = [key for key in keys if key.startswith(TEXT_ENCODERS)]
+    return problems + ([f"{len(text)} of its tensors are for text encoders"] if text else [])
+
+
+def _modules(
+    tensors: Mapping[str, torch.Tensor], known: Container[str], problems: list[str]
+) -> dict[str, dict[Part, torch.Tensor]]:
+    """A file's tensors by the name and the part in their keys; those without a place are told."""
+    modules: dict[str, dict[Part, torch.Tensor]] = {}
+    homeless = []
+    for key, tensor in tensors.items():
+        found = split(key)
+        if found is None or found[0] not in known:
+            homeless.append(shown_name(key))
+        elif found[1] in modules.setdefault(found[0], {}):
+            problems.append(f"{shown_name(key)} is there twice, spelt otherwise, too")
+        else:
+            modules[found[0]][found[1]] = tensor
+    if not modules:
+        such = f", such as {homeless[0]}" if homeless else ""
+        problems.append(f"none of its {len(tensors)} tensors has a place there{such}")
+    elif homeless:
+        problems += [f"{key} has no place there" for key in homeless]
+    return modules
+
+
+def _module_problem(
+    parts: Mapping[Part, torch.Tensor],
+    targets: Sequence[Place],
+    linears: Mapping[str, torch.nn.Linear],
+    config: AdapterConfig,
+) -> str:
+    """What is wrong with the tensors of one name, which may be for several linears; or nothing."""
+    if not {"down", "up"} <= parts.keys():
+        return "has no A or no B"
+    if "alpha" in parts and config.alpha is not None:
+        return "has an alpha, and the file's configuration states another"
+    inputs = linears[targets[0].linear].in_features
+    if targets[0].linear == INPUT_EMBEDDER:
+        # FLUX takes as many channels as it puts out; the rest of a grown embedder is the control's.
+        inputs = linears["proj_out"].out_features
+        if parts["down"].shape[1:] == (2 * inputs,):
+            return "takes a control image: this is a control LoRA"
+    outputs = sum(linears[target.linear].out_features for target in targets)
+    rank = sum(parts["down"].shape[:1])
+    fits = (
+        rank > 0
+        and parts["down"].shape == (rank, inputs)
+        and parts["up"].shape == (outputs, rank)
+        and ("bias" not in parts or parts["bias"].shape == (outputs,))
+        and ("alpha" not in parts or parts["alpha"].numel() == 1)
+    )
+    shapes = ", ".join(f"{part} {list(tensor.shape)}" for part, tensor in parts.items())
+    return "" if fits else f"({shapes}) does not fit a linear of {inputs} → {outputs}"
+
+
+def _cut(parts: Mapping[Part, torch.Tensor], place: Place, config: AdapterConfig) -> Factors:
+    """One linear's factors, out of tensors that may be for several."""
+    rank = parts["down"].shape[0]
+    scaling = config.scaling(place.linear, rank)
+    return Factors(
+        down=parts["down"],
+        up=_rows(parts["up"], place),
+        bias=_rows(parts["bias"], place) if "bias" in parts else None,
+        scaling=parts["alpha"].item() / rank if "alpha" in parts else scaling,
     )
 
 
-def _listed(items: list[str], separator: str = ", ") -> str:
-    shown = items[:MOST_PROBLEMS]
+def _misfit(
+    path: Path, what: str, problems: list[str], *, fix: str, most: int = MOST_PROBLEMS
+) -> LoraMismatchError:
+    listed = _listed(problems, "; ", most)
+    return LoraMismatchError(f"{path} does not fit the transformer as {what}: {listed}.", fix=fix)
+
+
+def _listed(items: list[str], separator: str = ", ", most: int = MOST_PROBLEMS) -> str:
+    shown = items[:most]
     more = len(items) - len(shown)
     return separator.join([*shown, f"and {more} more"] if more else shown)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 import depthflux
 from depthflux.engine.provenance import differences, replay_settings, request_from_record
@@ -200,3 +203,132 @@ def test_a_control_image_exchanged_inside_a_record_is_noticed(
 
     with pytest.raises(UnreadableImageError, match="another sha256"):
         depthflux.request_from_record(one)
+
+
+# Further LoRAs ------------------------------------------------------------------------------------
+
+
+def write_lora(path: Path, seed: int) -> str:
+    """A LoRA that fits the untrained miniature; gives its file's sha256."""
+    draw = torch.Generator().manual_seed(seed)
+    name = "transformer.transformer_blocks.0.attn.to_q"
+    tensors = {
+        f"{name}.lora_A.weight": torch.randn(4, 32, generator=draw),
+        f"{name}.lora_B.weight": torch.randn(32, 4, generator=draw),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, path)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def engine_with_loras(miniature_8x: Path, tmp_path: Path) -> depthflux.Engine:
+    """An engine with two LoRAs in its folder and one outside it."""
+    write_lora(tmp_path / "loras" / "styles" / "ink.safetensors", 0)
+    write_lora(tmp_path / "loras" / "wash.safetensors", 1)
+    write_lora(tmp_path / "private" / "mine.safetensors", 2)
+    return depthflux.load(
+        "reference",
+        model=str(miniature_8x),
+        loras_dir=tmp_path / "loras",
+        allow_lora_paths=True,
+    )
+
+
+LORAS = [{"path": "wash"}, {"path": "styles/ink", "scale": -0.5}]
+
+
+def test_the_record_names_the_loras_and_a_replay_uses_them(
+    engine_with_loras: depthflux.Engine, room: Image.Image, tmp_path: Path
+) -> None:
+    fields = FIELDS | {"num_images": 1, "control_image": room}
+    prediction = engine_with_loras.generate(**fields, loras=LORAS)
+    prediction.save(tmp_path)
+
+    record = depthflux.read_record(prediction.saved_paths[0])
+    again = engine_with_loras.generate(depthflux.request_from_record(record))
+
+    hashes = [write_lora(tmp_path / "same.safetensors", seed) for seed in (1, 0)]
+    assert record["loras"] == [
+        {"name": "wash.safetensors", "from": "loras_dir", "sha256": hashes[0], "scale": 1.0},
+        {"name": "styles/ink.safetensors", "from": "loras_dir", "sha256": hashes[1], "scale": -0.5},
+    ]
+    assert np.array_equal(np.asarray(again.images[0]), np.asarray(prediction.images[0]))
+    assert differences(record, again.record) == []
+    without = engine_with_loras.generate(**fields)
+    assert not np.array_equal(np.asarray(without.images[0]), np.asarray(prediction.images[0]))
+
+
+def test_a_lora_that_is_another_now_is_told(
+    engine_with_loras: depthflux.Engine, room: Image.Image, tmp_path: Path
+) -> None:
+    fields = FIELDS | {"num_images": 1, "control_image": room}
+    record = engine_with_loras.generate(**fields, loras=LORAS).record
+    before = record["loras"][0]["sha256"]
+    now = write_lora(tmp_path / "loras" / "wash.safetensors", 9)
+
+    again = engine_with_loras.generate(depthflux.request_from_record(record))
+
+    assert differences(record, again.record) == [f"loras.0: {before!r} then, {now!r} now"]
+
+
+def test_a_lora_from_elsewhere_is_named_without_its_place_and_asked_for(
+    engine_with_loras: depthflux.Engine, room: Image.Image, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "private" / "mine.safetensors")
+    fields = FIELDS | {"num_images": 1, "control_image": room}
+    prediction = engine_with_loras.generate(**fields, loras=[{"path": path, "scale": 0.5}])
+    record = prediction.record
+
+    with pytest.raises(InvalidParameterError, match="with --loras") as caught:
+        depthflux.request_from_record(record)
+    again = engine_with_loras.generate(
+        depthflux.request_from_record(record, loras=[{"path": path, "scale": 0.5}])
+    )
+
+    assert str(tmp_path) not in str(record)
+    assert record["request"]["loras"] == [{"path": "mine.safetensors", "scale": 0.5}]
+    assert "'mine.safetensors'" in str(caught.value)
+    assert record["loras"][0]["sha256"] in str(caught.value)
+    assert np.array_equal(np.asarray(again.images[0]), np.asarray(prediction.images[0]))
+    assert differences(record, again.record) == []
+
+
+def test_a_record_from_before_there_were_loras_is_replayed(
+    engine_8x: depthflux.Engine, room: Image.Image
+) -> None:
+    record = engine_8x.generate(**FIELDS | {"num_images": 1}, control_image=room).record
+    old = {name: part for name, part in record.items() if name != "loras"}
+
+    assert depthflux.request_from_record(old).loras == []
+    assert differences(old, record) == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "described", "message"),
+    [
+        ([{"path": "/etc/passwd"}], [], "is no name in loras_dir"),
+        ([{"path": "../../x"}], [], "is no name in loras_dir"),
+        ([{"path": "https://a.example/x"}], [], "is no name in loras_dir"),
+        ([{"path": "ink"}], [{"from": "url", "name": "\x1b]0;x"}], r"'\\x1b\]0;x' came from out"),
+        ("ink", [], "its loras are 'ink'"),
+        ([], [7], r"its loras are \[7\]"),
+        ([{}], [], "is no name in loras_dir|path: is required"),
+    ],
+)
+def test_a_record_cannot_choose_files_or_addresses_by_its_loras(
+    engine_8x: depthflux.Engine,
+    room: Image.Image,
+    asked: object,
+    described: object,
+    message: str,
+) -> None:
+    record = engine_8x.generate(**FIELDS | {"num_images": 1}, control_image=room).record
+    forged = {
+        **record,
+        "request": {**record["request"], "loras": asked},
+        "loras": described,
+    }
+
+    with pytest.raises(InvalidParameterError, match=message):
+        depthflux.request_from_record(forged)

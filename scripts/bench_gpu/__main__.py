@@ -1,0 +1,101 @@
+"""Makes a model of random weights and times it, from its files to its pictures.
+
+    scripts/bench-gpu make --folder DIR                       35 GB; once
+    scripts/bench-gpu run --folder DIR --minutes 9 --out docs/benchmarks/gpu-full-size.json
+    scripts/bench-gpu run --folder DIR --arms eager device    only some ways of loading
+
+    scripts/bench-gpu make --folder DIR --size tiny           the rehearsal, on a CPU
+    scripts/bench-gpu run --folder DIR --device cpu
+
+What is measured stands in plan.py, in order of importance; what there is no time for is left out
+and told. The last line of standard output is one JSON document, with units in its keys.
+"""
+
+import argparse
+import json
+import re
+import signal
+import sys
+from pathlib import Path
+
+from bench_gpu.plan import SCALES
+from bench_gpu.run import Options, run
+from bench_gpu.sizes import SIZES
+
+DEVICE = re.compile(r"cpu|cuda(:\d+)?")
+
+
+def main() -> None:
+    """Read the command line and do what it says."""
+    parser = argparse.ArgumentParser(
+        prog="bench-gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    make = commands.add_parser("make", help="write a model of random weights into a folder")
+    make.add_argument("--folder", type=Path, required=True, help="where to; made if missing")
+    make.add_argument("--size", choices=SIZES, default="full", help="default: full")
+    make.add_argument("--seed", type=int, default=0, help="of all weights (default: 0)")
+    make.add_argument("--device", type=device, help="draws the numbers (default: cuda if there)")
+    measure = commands.add_parser("run", help="measure the model in a folder")
+    measure.add_argument("--folder", type=Path, required=True, help="that make wrote")
+    measure.add_argument("--device", type=device, default="cuda", help="default: cuda")
+    measure.add_argument(
+        "--minutes", type=float, default=9.0, help="begin nothing after that (default: 9)"
+    )
+    measure.add_argument("--arms", nargs="+", choices=SCALES, default=[], help="default: all")
+    measure.add_argument("--repeat", type=count, help="timed pictures of each kind")
+    measure.add_argument("--out", type=Path, help="the document (default: DIR/result.json)")
+    measure.add_argument("--commit", help="of the code, where git cannot tell")
+    arguments = parser.parse_args()
+    # A plain end, so that what was started is ended, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    sys.exit(_make(arguments) if arguments.command == "make" else _run(arguments))
+
+
+def device(text: str) -> str:
+    """A device's name."""
+    if not DEVICE.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not cpu, cuda or cuda:N")
+    return text
+
+
+def count(text: str) -> int:
+    """A whole number from 1."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1")
+    return int(text)
+
+
+def _make(arguments: argparse.Namespace) -> int:
+    import torch
+
+    from bench_gpu.making import make
+
+    there = torch.cuda.is_available()
+    chosen = arguments.device or ("cuda" if there else "cpu")
+    if chosen != "cpu" and not there:
+        sys.exit(f"error: --device {chosen}: torch {torch.__version__} sees no GPU; use cpu.")
+    size = SIZES[arguments.size]
+    print(
+        json.dumps(make(arguments.folder, size, seed=arguments.seed, device=torch.device(chosen)))
+    )
+    return 0
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    return run(
+        Options(
+            folder=arguments.folder,
+            device=arguments.device,
+            minutes=arguments.minutes,
+            arms=arguments.arms,
+            repeat=arguments.repeat,
+            out=arguments.out or arguments.folder / "result.json",
+            commit=arguments.commit,
+            arguments=sys.argv[1:],
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
