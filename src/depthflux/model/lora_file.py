@@ -80,13 +80,15 @@ def read_control_lora(path: Path, transformer: Any, *, compat: str) -> LoraTenso
         LoraMismatchError: its tensors do not fit the transformer, or it is no control LoRA.
     """
     tensors, metadata = _read(path)
-    left_over: list[str] = []
+    problems: list[str] = []
     if "img_in.lora_A.weight" in tensors:
         if compat == "diffusers":
             tensors = _converted_by_diffusers(tensors, path)
         else:
-            tensors, left_over = _converted(tensors, Shape.of(transformer.config))
-    problems = [f"{shown_name(key)} has no place there" for key in left_over]
+            shape = Shape.of(transformer.config)
+            problems += _rows_problems(tensors, shape)
+            tensors, left_over = _converted(tensors, shape)
+            problems += [f"{shown_name(key)} has no place there" for key in left_over]
     problems += _problems(tensors, transformer)
     config = _config(metadata, problems)
     if problems:
@@ -173,6 +175,22 @@ def _converted(
             used.add(key)
             converted[f"{TRANSFORMER}{name}.weight"] = tensors[key]
     return converted, sorted(tensors.keys() - used)
+
+
+def _rows_problems(tensors: Mapping[str, torch.Tensor], shape: Shape) -> list[str]:
+    """Tensors of linears that are several in diffusers, with more or fewer rows than those have."""
+    wanted: dict[str, int] = {}
+    for origin in linear_origins(shape).values():
+        if origin.rows is not None:
+            wanted[origin.module] = max(origin.rows[1], wanted.get(origin.module, 0))
+    keys = {
+        f"{m}.{part}": n for m, n in wanted.items() for part in ("lora_B.weight", "lora_B.bias")
+    }
+    return [
+        f"{key} {list(tensors[key].shape)} has not {rows} rows"
+        for key, rows in keys.items()
+        if key in tensors and tensors[key].shape[:1] != (rows,)
+    ]
 
 
 def _rows(tensor: torch.Tensor, origin: Origin | Place) -> torch.Tensor:

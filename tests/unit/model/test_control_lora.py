@@ -265,6 +265,16 @@ def test_a_lora_for_more_blocks_is_refused(files: Path, tmp_path: Path) -> None:
     )
 
 
+def test_rows_beyond_a_linear_that_is_cut_are_refused_not_dropped(
+    files: Path, tmp_path: Path
+) -> None:
+    lora = load_file(files / "lora.safetensors")
+    key = "single_blocks.0.linear1.lora_B.weight"
+    lora[key] = torch.nn.functional.pad(lora[key], (0, 0, 0, 5))
+
+    assert f"{key} [229, 4] has not 224 rows" in refused(files, lora, tmp_path)
+
+
 @pytest.mark.parametrize("half", ["lora_A.weight", "lora_B.weight"])
 def test_a_lora_with_half_a_pair_is_refused(files: Path, tmp_path: Path, half: str) -> None:
     lora = load_file(files / "lora.safetensors")
