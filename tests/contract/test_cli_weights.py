@@ -321,7 +321,13 @@ def test_ctrl_c_ends_the_process_with_130_and_the_next_pull_goes_on(
     hub.is_slow = True
 
     process = subprocess.Popen(
-        [sys.executable, *words], env=variables, cwd=tmp_path, stderr=subprocess.PIPE, text=True
+        [sys.executable, *words],
+        env=variables,
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell that starts something in the background has it ignore the signal.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert hub.is_waited_for.wait(timeout=60)
     process.send_signal(signal.SIGINT)
