@@ -10,6 +10,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from depthflux.engine.failures import translated_load_failures
 from depthflux.engine.selection import select_settings
 from depthflux.errors import SettingsError, show
@@ -45,6 +47,8 @@ def prepare(
     values = select_settings(target, environment=os.environ, arguments=settings).values
     placement = place(values)
     files = find_model(values)
+    if values.threads is not None:
+        torch.set_num_threads(values.threads)
     ingredients = ingredients_of(files, placement, values.compat)
     with translated_load_failures(placement.device):
         fitted = open_component(files.components["transformer"])

@@ -126,4 +126,4 @@ class LoraShelf:
 def _state(file: Path) -> tuple[Any, ...]:
     """What changes with a file's content."""
     status = file.stat()
-    return str(file), status.st_ino, status.st_size, status.st_mtime_ns
+    return str(file), status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -33,19 +33,17 @@ class HashCache:
 
     def sha256(self, path: Path) -> str:
         """A file's sha256, computed where it is not remembered."""
-        status = path.stat()
-        key = [status.st_size, status.st_mtime_ns]
+        key = _key(path)
         entry = self._entries.get(str(path))
-        if isinstance(entry, list) and len(entry) == 3 and entry[:2] == key:
-            return str(entry[2])
+        if isinstance(entry, list) and len(entry) == 5 and entry[:4] == key:
+            return str(entry[4])
         digest = sha256_of_file(path)
         self._entries[str(path)] = [*key, digest]
         return digest
 
     def remember(self, path: Path, digest: str) -> None:
         """Take note of a file's sha256 that is known already, such as of one just written."""
-        status = path.stat()
-        self._entries[str(path)] = [status.st_size, status.st_mtime_ns, digest]
+        self._entries[str(path)] = [*_key(path), digest]
 
     def store(self) -> None:
         """Write the cache back, if that is possible."""
@@ -58,6 +56,12 @@ class HashCache:
             temporary.replace(self._path)
         except OSError:
             return
+
+
+def _key(path: Path) -> list[int]:
+    """What changes when a file is exchanged: its size and times may be those of the old one."""
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
 def _cache_file() -> Path | None:

@@ -194,6 +194,8 @@ def _rows_problems(tensors: Mapping[str, torch.Tensor], shape: Shape) -> list[st
 
 
 def _rows(tensor: torch.Tensor, origin: Origin | Place) -> torch.Tensor:
+    if tensor.ndim == 0:
+        return tensor  # its shape is refused afterwards
     if origin.rows is not None:
         tensor = tensor[slice(*origin.rows)]
     return torch.cat(tensor.chunk(2)[::-1]) if origin.swapped else tensor
@@ -222,11 +224,11 @@ def _problems(tensors: Mapping[str, torch.Tensor], transformer: torch.nn.Module)
         name, _, part = key.removeprefix(TRANSFORMER).partition(".lora_")
         if part and name in linears:
             fits = _factor_fits(part, tensor, linears[name], grown=name == INPUT_EMBEDDER)
-            fits = fits and _factor_is_paired(key, tensor, tensors)
+            fits = fits and _factor_is_paired(key, tensors)
         else:
             here = transformer.get_parameter(name).shape if name in norms else None
             fits = not part and tensor.shape == here
-        if not fits:
+        if not fits or not key.startswith(TRANSFORMER):
             problems.append(f"{shown_name(key)} {list(tensor.shape)} fits nothing there")
     return problems
 
@@ -245,13 +247,13 @@ def _factor_fits(part: str, tensor: torch.Tensor, linear: torch.nn.Linear, *, gr
     return part == "B.bias" and tensor.shape == (linear.out_features,)
 
 
-def _factor_is_paired(key: str, tensor: torch.Tensor, tensors: Mapping[str, torch.Tensor]) -> bool:
+def _factor_is_paired(key: str, tensors: Mapping[str, torch.Tensor]) -> bool:
     """Whether A and B are both there and of one rank; a bias goes with both."""
     stem = key.rpartition(".lora_")[0]
     down, up = (tensors.get(f"{stem}.lora_{factor}.weight") for factor in "AB")
     if down is None or up is None:
         return False
-    return tensor.ndim != 2 or (up.ndim == down.ndim == 2 and up.shape[1] == down.shape[0])
+    return up.ndim == down.ndim == 2 and up.shape[1] == down.shape[0] > 0
 
 
 def _by_linear(tensors: Mapping[str, torch.Tensor], config: AdapterConfig) -> dict[str, Factors]:

@@ -152,7 +152,10 @@ def _file_in_folder(path: str, field: str, loras_dir: Path) -> tuple[str, Path]:
     folder = loras_dir.expanduser()
     if not _is_there(folder, name.split("/")):
         raise _refused(field, path, _not_there(path, folder, loras_dir))
-    file = (folder / name).resolve()
+    try:
+        file = (folder / name).resolve()
+    except (OSError, RuntimeError) as error:
+        raise _refused(field, path, f"cannot be looked up ({first_line(error)})") from error
     if not file.is_relative_to(folder.resolve()):
         raise _refused(field, path, f"is a link that leads out of {loras_dir}; copy the file")
     return name, _regular(file, field, path)

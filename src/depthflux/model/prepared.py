@@ -24,12 +24,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from depthflux.errors import OutputError, WeightsCorruptError
+from depthflux.errors import OutputError, WeightsCorruptError, first_line
 from depthflux.files import make_folder, sha256_of_file, write_atomically
 from depthflux.model.hashes import HashCache
-from depthflux.model.placement import Placement
+from depthflux.model.placement import Placement, device_name
 from depthflux.model.weights import ModelFiles
 from depthflux.settings import Compat
 
@@ -55,6 +56,7 @@ class Ingredients:
         compat: whose law it is fused by.
         dtype: of the weights, such as `bfloat16`.
         device: the kind that fused it, `cpu` or `cuda`: their sums may differ in the last bit.
+        processor: which one, and of how many threads: likewise.
         versions: of the libraries that fuse.
         law: LAW_VERSION.
     """
@@ -64,6 +66,7 @@ class Ingredients:
     compat: str
     dtype: str
     device: str
+    processor: str
     versions: dict[str, str]
     law: int = LAW_VERSION
 
@@ -97,8 +100,15 @@ def ingredients_of(files: ModelFiles, placement: Placement, compat: Compat) -> I
         compat=compat,
         dtype=str(placement.dtype).removeprefix("torch."),
         device=placement.device.type,
+        processor=_processor(placement.device),
         versions={name: importlib.metadata.version(name) for name in FUSING_LIBRARIES},
     )
+
+
+def _processor(device: torch.device) -> str:
+    if device.type == "cuda":
+        return device_name(device)
+    return f"{device_name(device)}, {torch.get_num_threads()} threads"
 
 
 def find_prepared(weights_dir: Path, ingredients: Ingredients) -> Prepared | None:
@@ -111,7 +121,9 @@ def find_prepared(weights_dir: Path, ingredients: Ingredients) -> Prepared | Non
     matching = {
         float(card["control_scale"]): (path.parent, card)
         for path in sorted((weights_dir / FOLDER).glob(f"*/{CARD}"))
-        if (card := _read_card(path)).get("ingredients") == wanted
+        # A hidden folder is one that is still being written.
+        if not path.parent.name.startswith(".")
+        and (card := _read_card(path)).get("ingredients") == wanted
     }
     if not matching:
         return None
@@ -149,8 +161,8 @@ def save_prepared(
             shutil.rmtree(home)
         staging.replace(home)
         _remember(home, files)
-    except OSError as error:
-        reason = error.strerror or str(error)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or first_line(error)
         raise OutputError(
             f"cannot write the prepared transformer to {home}: {reason}; it takes "
             f"{_gigabytes(weights):.1f} GB in weights_dir.",

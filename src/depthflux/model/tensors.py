@@ -56,6 +56,7 @@ class TensorFiles:
             WeightsCorruptError: a file is unreadable or no safetensors.
         """
         self.paths = list(paths)
+        self._states = {path: _state(path) for path in self.paths}
         self._home = {key: path for path in self.paths for key in read_header(path)}
         stored = {key: entry for path in self.paths for key, entry in read_header(path).items()}
         self._parts = {key: Part(key) for key in stored} if parts is None else dict(parts)
@@ -90,8 +91,21 @@ class TensorFiles:
     def _open(self, key: str) -> Any:
         path = self._home[key]
         if path not in self._files:
+            if _state(path) != self._states[path]:
+                raise WeightsCorruptError(
+                    f"{path} has changed since its tensors were listed; start again."
+                )
             self._files[path] = safe_open(path, framework="pt", device="cpu")
         return self._files[path]
+
+
+def _state(path: Path) -> tuple[int, ...] | None:
+    """What changes when a file is exchanged; None where it is gone."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _shape(part: Part, stored: tuple[int, ...]) -> tuple[int, ...]:

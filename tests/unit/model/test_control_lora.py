@@ -275,6 +275,47 @@ def test_rows_beyond_a_linear_that_is_cut_are_refused_not_dropped(
     assert f"{key} [229, 4] has not 224 rows" in refused(files, lora, tmp_path)
 
 
+def test_a_scalar_in_a_factors_place_is_refused(files: Path, tmp_path: Path) -> None:
+    lora = load_file(files / "lora.safetensors")
+    lora["final_layer.adaLN_modulation.1.lora_B.weight"] = torch.tensor(1.0)
+
+    assert "norm_out.linear.lora_B.weight [] fits nothing" in refused(files, lora, tmp_path)
+
+
+def test_a_rank_of_nothing_is_refused(files: Path, tmp_path: Path) -> None:
+    lora = load_file(files / "lora.safetensors")
+    lora["txt_in.lora_A.weight"] = lora["txt_in.lora_A.weight"][:0].contiguous()
+    lora["txt_in.lora_B.weight"] = lora["txt_in.lora_B.weight"][:, :0].contiguous()
+
+    assert "context_embedder.lora_A.weight [0, 32] fits nothing" in refused(files, lora, tmp_path)
+
+
+def test_names_without_their_prefix_are_refused(miniature_8x: Path, tmp_path: Path) -> None:
+    lora = load_file(miniature_8x / "control_lora.safetensors")
+    for factor in ("A", "B"):
+        key = f"proj_out.lora_{factor}.weight"
+        lora[key] = lora.pop(f"transformer.{key}")
+    save_file(lora, tmp_path / "mixed.safetensors")
+    pipeline = FluxControlPipeline.from_pretrained(miniature_8x)
+    master = TensorFiles([miniature_8x / "transformer/diffusion_pytorch_model.safetensors"])
+
+    with pytest.raises(LoraMismatchError, match=r"proj_out\.lora_A\.weight .* fits nothing there"):
+        attach_control_lora(pipeline.transformer, tmp_path / "mixed.safetensors", master)
+
+
+def test_a_base_file_exchanged_before_it_is_read_is_an_error(files: Path, tmp_path: Path) -> None:
+    """Half of one model and half of another would paint, and nobody would know."""
+    base = tmp_path / "base.safetensors"
+    base.write_bytes((files / "base.safetensors").read_bytes())
+    master = TensorFiles([base])
+    other = tmp_path / "other.safetensors"
+    save_file(random_base(SMALL, torch.bfloat16, seed=8), other)
+    other.replace(base)
+
+    with pytest.raises(WeightsCorruptError, match="has changed"):
+        master.read("img_in.weight")
+
+
 @pytest.mark.parametrize("half", ["lora_A.weight", "lora_B.weight"])
 def test_a_lora_with_half_a_pair_is_refused(files: Path, tmp_path: Path, half: str) -> None:
     lora = load_file(files / "lora.safetensors")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import resource
+import signal
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,7 @@ INGREDIENTS = Ingredients(
     compat="none",
     dtype="bfloat16",
     device="cpu",
+    processor="CPU AVX2, 1 threads",
     versions={"torch": "2.13.0"},
 )
 WEIGHTS = {f"layer.{i}.weight": torch.full((64, 32), float(i)).bfloat16() for i in range(5)}
@@ -56,6 +59,7 @@ def test_large_weights_are_split_so_that_little_is_held_twice(
         {"compat": "diffusers"},
         {"dtype": "float32"},
         {"device": "cuda"},
+        {"processor": "CPU AVX512, 1 threads"},
         {"versions": {"torch": "2.14.0"}},
         {"law": prepared.LAW_VERSION + 1},
     ],
@@ -112,6 +116,20 @@ def test_what_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
         save_prepared(tmp_path, INGREDIENTS, 1.0, WEIGHTS)
 
     assert list(tmp_path.iterdir()) == [blocked]
+
+
+def test_a_full_disk_is_said_in_our_words_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        with pytest.raises(OutputError, match="cannot write the prepared transformer"):
+            save_prepared(tmp_path, INGREDIENTS, 1.0, WEIGHTS)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+
+    assert list((tmp_path / prepared.FOLDER).iterdir()) == []
 
 
 def test_an_interrupted_save_leaves_nothing_behind(tmp_path: Path) -> None:
