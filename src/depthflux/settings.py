@@ -11,7 +11,7 @@ Knows nothing of torch: whether a device can be had is found out when the model 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -29,6 +29,18 @@ Dtype = Literal["float32", "bfloat16"]
 Compat = Literal["none", "diffusers"]
 #: Where the unfused weights are kept, for changing the control scale.
 Master = Literal["file", "host", "device"]
+#: Whether what is constant over the steps is computed once or, as diffusers does, in every step.
+Order = Literal["hoisted", "diffusers"]
+#: Where weights that are not needed in the loop live.
+Home = Literal["device", "host"]
+#: Where the text encoders live and run.
+TextHome = Literal["device", "host", "cpu"]
+#: What the blocks' large linears are rounded to.
+Quantize = Literal["none", "auto", "fp8", "int8"]
+#: Which kernel computes attention; auto measures once per machine.
+Attention = Literal["auto", "cudnn", "flash", "efficient", "math", "flash3"]
+#: How far what was computed for a prompt or a control image is kept for the next request.
+Remember = Literal["none", "memory", "disk"]
 
 
 class EngineSettings(BaseModel):
@@ -91,6 +103,72 @@ class EngineSettings(BaseModel):
         description="torch.compile of the transformer's blocks; auto: on CUDA only.",
         json_schema_extra={"allowed": "true, false or auto"},
     )
+    order: Order = Field(
+        "hoisted",
+        description=(
+            "`hoisted` computes once what is constant over the steps; `diffusers` computes it in "
+            "every step, operation for operation as diffusers does."
+        ),
+    )
+    attention: Attention = Field(
+        "auto",
+        description="Which kernel computes attention; auto measures once per machine.",
+    )
+    quantize: Quantize = Field(
+        "none",
+        description=(
+            "What the blocks' large linears are rounded to, an approximation: `fp8`, `int8`, or "
+            "`auto`, which is fp8 where the GPU computes in it and int8 elsewhere."
+        ),
+    )
+    skip_steps: float = Field(
+        0.0,
+        ge=0,
+        le=0.6,
+        description="Share of the steps that are extrapolated, by a fixed mask: an approximation.",
+        json_schema_extra={"allowed": "a number from 0 to 0.6"},
+    )
+    max_batch: int = Field(
+        1,
+        ge=1,
+        le=4,
+        description=(
+            "Most pictures of a request that are denoised together; with 1 a seed's picture does "
+            "not depend on how many were asked for."
+        ),
+        json_schema_extra={"allowed": "a whole number from 1 to 4"},
+    )
+    modulation: Home = Field(
+        "device",
+        description=(
+            "Where the modulation linears live, a quarter of FLUX: on the `device`, or in `host` "
+            "memory, from which they are streamed once a request."
+        ),
+    )
+    text_encoders: TextHome = Field(
+        "device",
+        description=(
+            "Where the text encoders live: on the `device`, in `host` memory, from which they are "
+            "streamed for a new prompt, or on the `cpu`, where they run, too."
+        ),
+    )
+    vae_tiling: bool = Field(
+        False,
+        description="Decode in overlapping tiles: less memory, and other pixels at their seams.",
+    )
+    memory_limit_gb: float | None = Field(
+        None,
+        gt=0,
+        description="Device memory to plan with, in 1e9 bytes; without it, what is free.",
+        json_schema_extra={"allowed": "a number of gigabytes, more than 0"},
+    )
+    remember: Remember = Field(
+        "disk",
+        description=(
+            "Keep what a prompt and a control image were encoded to: `none`, in `memory`, or "
+            "prompts on `disk`, too."
+        ),
+    )
     threads: int | None = Field(
         None,
         ge=1,
@@ -137,7 +215,24 @@ class EngineSettings(BaseModel):
         if self.model == "demo" and self.control_lora is not None:
             message = "control_lora: the demo model has a control LoRA of its own; leave it out"
             raise ValueError(message)
+        if problems := list(self._contradictions()):
+            raise ValueError("; ".join(problems))
         return self
+
+    def _contradictions(self) -> Iterator[str]:
+        """Speed and memory settings that exclude each other."""
+        if self.order == "diffusers":
+            for name in ("attention", "quantize", "skip_steps", "max_batch", "modulation"):
+                if getattr(self, name) != EngineSettings.model_fields[name].default:
+                    yield (
+                        f"{name}={getattr(self, name)}: order=diffusers computes as diffusers "
+                        f"does; leave {name} out, or use order=hoisted"
+                    )
+        if self.quantize != "none" and self.compile is False:
+            yield (
+                f"quantize={self.quantize} with compile=false would be slower than bfloat16; use "
+                "compile=true, or quantize=none"
+            )
 
 
 @dataclass(frozen=True)
