@@ -11,6 +11,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 
+from depthflux.engine.denoiser import HoistedTransformer
 from depthflux.errors import DeviceError
 from depthflux.model.loading import Model
 from depthflux.settings import EngineSettings
@@ -29,8 +30,15 @@ class Compilation:
     reason: str
 
 
-def compile_model(model: Model, settings: EngineSettings) -> Compilation:
+def compile_model(
+    model: Model, transformer: HoistedTransformer | None, settings: EngineSettings
+) -> Compilation:
     """Compile the transformer's repeated blocks where the settings say so.
+
+    Args:
+        model: whose transformer runs in diffusers' order where there is no hoisted one.
+        transformer: the hoisted one.
+        settings: what is asked for.
 
     Compiling itself happens at the first step.
 
@@ -47,5 +55,9 @@ def compile_model(model: Model, settings: EngineSettings) -> Compilation:
             "compile=true: compiling for the CPU needs a C++ compiler, and none is on the PATH.",
             fix="Install g++, or use compile=false.",
         )
-    model.transformer.compile_repeated_blocks(fullgraph=True, dynamic=True)
+    if transformer is None:
+        model.transformer.compile_repeated_blocks(fullgraph=True, dynamic=True)
+    else:
+        for block in (*transformer.double, *transformer.single):
+            block.compile(fullgraph=True, dynamic=True)
     return Compilation(True, "as set" if settings.compile is True else "auto: on CUDA")

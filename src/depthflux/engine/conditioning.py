@@ -1,7 +1,7 @@
-"""Everything that does not depend on the latents, computed once before the loop.
+"""What a picture is conditioned on: the prompt's embeddings, the control image's distribution.
 
-The prompt's embeddings, the control image's latent distribution, the tokens' places, the guidance
-and the schedule are the same in every step and for every picture of a request.
+These depend on the encoders only, never on the transformer's weights, the seed or the step. What
+the transformer makes of them before the loop is depthflux.engine.constants'.
 
 Knows nothing of noise or steps taken.
 """
@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from depthflux.engine.latents import image_ids
 from depthflux.model.loading import Model
 
 
@@ -23,12 +22,14 @@ class PromptEmbedding:
     """A prompt as the transformer reads it.
 
     Attributes:
+        text: the prompt.
         tokens: T5's hidden states, [1, T, joint width]; T is 512 for FLUX.
         pooled: CLIP's pooled vector, [1, pooled width].
         cut: the end of the prompt that did not fit into T tokens, in its own characters; empty
             where all of it did.
     """
 
+    text: str
     tokens: torch.Tensor
     pooled: torch.Tensor
     cut: str
@@ -42,9 +43,7 @@ class Conditioning:
         prompt: the prompt's embeddings.
         control: distribution of the control image's latents, [1, C, h, w]; a picture's own seed
             draws from it, so it is kept rather than one sample.
-        text_ids: places of the text tokens, [T, 3], all zero.
-        image_ids: places of the image tokens, [S, 3].
-        guidance: the guidance scale, float32 [1], None for a model without such an input.
+        guidance_scale: how closely the prompt is followed; a model without that input ignores it.
         sigmas: noise levels before the shift, float64 [steps], from 1 to 1/steps.
         shift: the schedule's shift mu for this many tokens.
         height: latent rows h.
@@ -53,9 +52,7 @@ class Conditioning:
 
     prompt: PromptEmbedding
     control: Any
-    text_ids: torch.Tensor
-    image_ids: torch.Tensor
-    guidance: torch.Tensor | None
+    guidance_scale: float
     sigmas: np.ndarray
     shift: float
     height: int
@@ -74,7 +71,7 @@ def encode_prompt(model: Model, prompt: str) -> PromptEmbedding:
     pooled = model.text_encoder(clip_ids.to(device), output_hidden_states=False).pooler_output
     t5_ids = _tokenize(model.tokenizer_2, prompt, model.max_prompt_tokens)
     tokens = model.text_encoder_2(t5_ids.to(device), output_hidden_states=False)[0]
-    return PromptEmbedding(tokens, pooled, _cut_text(model, prompt))
+    return PromptEmbedding(prompt, tokens, pooled, _cut_text(model, prompt))
 
 
 def encode_control(model: Model, control: np.ndarray) -> Any:
@@ -94,29 +91,18 @@ def encode_control(model: Model, control: np.ndarray) -> Any:
     return model.vae.encode(pixels).latent_dist
 
 
-def prepare_constants(
-    model: Model,
-    prompt: PromptEmbedding,
-    control: Any,
-    *,
-    steps: int,
-    guidance_scale: float,
+def condition(
+    model: Model, prompt: PromptEmbedding, control: Any, *, steps: int, guidance_scale: float
 ) -> Conditioning:
-    """Put together what stays the same over all steps and pictures of a request."""
-    device, dtype = model.placement.device, model.placement.dtype
+    """Put together what a request's pictures are conditioned on."""
     height, width = control.mean.shape[-2:]
-    guidance = None
-    if model.transformer.config.guidance_embeds:
-        guidance = torch.full([1], guidance_scale, device=device, dtype=torch.float32)
-    places = image_ids(height, width)
+    tokens = (height // 2) * (width // 2)
     return Conditioning(
         prompt=prompt,
         control=control,
-        text_ids=torch.zeros(prompt.tokens.shape[1], 3, device=device, dtype=dtype),
-        image_ids=places.to(device=device, dtype=dtype),
-        guidance=guidance,
+        guidance_scale=guidance_scale,
         sigmas=np.linspace(1.0, 1 / steps, steps),
-        shift=schedule_shift(model.scheduler.config, tokens=len(places)),
+        shift=schedule_shift(model.scheduler.config, tokens=tokens),
         height=height,
         width=width,
     )

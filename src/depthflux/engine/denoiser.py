@@ -1,107 +1,142 @@
-"""The loop: from a seed's noise to a picture's latents, one step after another.
+"""The hot loop: from seeds' noise to pictures' latents, with nothing constant left in it.
 
-The order of operations and of random draws is FluxControlPipeline's: first the control latents
-are drawn from their distribution, then the noise, from one CPU generator; so on the CPU in float32
-the latents equal diffusers' bit for bit, and every device starts from the same noise.
+A step runs the blocks on tensors that are on the device already; the host only queues kernels and
+never waits for them. The latents, their embedding, the velocity and the step along it are float32
+in every profile: they are small, and rounding them 28 times would be an error for nothing.
+
+Source of the step: Euler's, along the velocity of rectified flow, arXiv:2209.03003; as diffusers'
+FlowMatchEulerDiscreteScheduler takes it.
 
 Knows nothing of prompts, pictures or files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
+from torch.nn import functional
 
+from depthflux.engine.blocks import DoubleBlock, SingleBlock, modulated
 from depthflux.engine.conditioning import Conditioning
-from depthflux.engine.latents import pack
-from depthflux.errors import NonFiniteError
+from depthflux.engine.constants import Constants
+from depthflux.engine.drawing import draw
+from depthflux.engine.finite import check_finite
+from depthflux.engine.modulation import StepModulation
 from depthflux.model.loading import Model
 
-#: Called after each step with the steps done and their total; may raise to stop the run.
-OnStep = Callable[[int, int], None]
+
+class HoistedTransformer:
+    """A FLUX transformer whose constant work is done before the loop.
+
+    Attributes:
+        double: the blocks with a picture's and a text stream.
+        single: the blocks over one sequence.
+    """
+
+    def __init__(self, transformer: Any) -> None:
+        """Take over diffusers' FluxTransformer2DModel, whose blocks' weights are packed."""
+        self.double = [DoubleBlock(block) for block in transformer.transformer_blocks]
+        self.single = [SingleBlock(block) for block in transformer.single_transformer_blocks]
+        self._transformer = transformer
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the blocks' tokens."""
+        dtype: torch.dtype = self._transformer.context_embedder.weight.dtype
+        return dtype
+
+    def ends(self, control: torch.Tensor) -> Ends:
+        """What a picture's every step begins and ends with.
+
+        Args:
+            control: packed control latents, [B, S, 4·C].
+        """
+        embedder, out = self._transformer.x_embedder, self._transformer.proj_out
+        weight = embedder.weight.float()
+        channels = weight.shape[1] - control.shape[-1]
+        return Ends(
+            control=functional.linear(
+                control.float(), weight[:, channels:], embedder.bias.float()
+            ),
+            embedding=weight[:, :channels].T.contiguous(),
+            out_weight=out.weight.float(),
+            out_bias=out.bias.float(),
+        )
+
+    def velocity(
+        self, latents: torch.Tensor, ends: Ends, constants: Constants, step: StepModulation
+    ) -> torch.Tensor:
+        """One step's velocity, float32 [B, S, 4·C].
+
+        Args:
+            latents: packed, float32 [B, S, 4·C].
+            ends: of these pictures.
+            constants: of the request.
+            step: the step's modulation.
+        """
+        image = torch.add(ends.control, latents @ ends.embedding).to(self.dtype)
+        text = constants.text.expand(len(latents), -1, -1).contiguous()
+        for double, of_image, of_text in zip(self.double, step.image, step.text, strict=True):
+            image, text = double(image, text, of_image, of_text, constants.rope)
+        tokens = torch.cat([text, image], dim=1)
+        for single, modulation in zip(self.single, step.single, strict=True):
+            tokens = single(tokens, modulation, constants.rope)
+        shift, scale = step.final.unbind()
+        last = modulated(tokens[:, text.shape[1] :].float(), scale, shift)
+        return functional.linear(last, ends.out_weight, ends.out_bias)
+
+
+class Ends(NamedTuple):
+    """The first and the last layer of a run, float32.
+
+    Attributes:
+        control: what the control latents and the bias add to the embedded latents, [B, S, d].
+        embedding: of the picture's latents, [4·C, d].
+        out_weight: of the last layer, [4·C, d].
+        out_bias: likewise, [4·C].
+    """
+
+    control: torch.Tensor
+    embedding: torch.Tensor
+    out_weight: torch.Tensor
+    out_bias: torch.Tensor
 
 
 def denoise(
-    model: Model, conditioning: Conditioning, seed: int, on_step: Callable[[], None]
+    model: Model,
+    transformer: HoistedTransformer,
+    conditioning: Conditioning,
+    constants: Constants,
+    seeds: Sequence[int],
+    on_step: Callable[[int], None],
 ) -> torch.Tensor:
-    """Denoise one picture.
+    """Denoise pictures together.
 
     Args:
-        model: whose transformer and scheduler do it.
-        conditioning: everything constant over the steps.
-        seed: 0 to 9999999999; draws the control latents and the noise.
-        on_step: called after each step; may raise to stop.
+        model: whose VAE's scale and device count.
+        transformer: the model's, hoisted.
+        conditioning: what the pictures are conditioned on.
+        constants: what the transformer made of it.
+        seeds: one a picture, 0 to 9999999999; each draws its control latents and its noise.
+        on_step: called after each step with the number of pictures; may raise to stop.
 
     Returns:
-        Packed latents, [1, S, 4·C].
+        Packed latents, float32 [B, S, 4·C].
 
     Raises:
         NonFiniteError: the transformer produced NaN or infinity; the message names the step.
     """
-    generator = torch.Generator("cpu").manual_seed(seed)
-    control = _draw_control(model, conditioning, generator)
-    latents = _draw_noise(model, conditioning, generator)
-    timesteps = _start_schedule(model, conditioning)
-    finite: list[torch.Tensor] = []
-    for t in timesteps:
-        timestep = t.expand(1).to(latents.dtype)
-        velocity = model.transformer(
-            hidden_states=torch.cat([latents, control], dim=2),
-            timestep=timestep / 1000,
-            guidance=conditioning.guidance,
-            pooled_projections=conditioning.prompt.pooled,
-            encoder_hidden_states=conditioning.prompt.tokens,
-            txt_ids=conditioning.text_ids,
-            img_ids=conditioning.image_ids,
-            return_dict=False,
-        )[0]
-        latents = model.scheduler.step(velocity, t, latents, return_dict=False)[0]
-        finite.append(torch.isfinite(latents).all())
-        on_step()
-    _check_finite(finite)
+    drawn = [draw(model, conditioning, seed) for seed in seeds]
+    latents = torch.cat([noise for noise, _ in drawn]).float()
+    ends = transformer.ends(torch.cat([control for _, control in drawn]))
+    changes = constants.schedule.changes
+    finite = torch.ones(len(changes), dtype=torch.bool, device=latents.device)
+    for step, (change, modulation) in enumerate(zip(changes, constants.modulations, strict=True)):
+        velocity = transformer.velocity(latents, ends, constants, modulation)
+        latents = torch.add(latents, velocity, alpha=change)
+        finite[step] = torch.isfinite(latents).all()
+        on_step(len(seeds))
+    check_finite(finite)
     return latents
-
-
-def _draw_control(
-    model: Model, conditioning: Conditioning, generator: torch.Generator
-) -> torch.Tensor:
-    """Packed control latents, [1, S, 4·C], drawn from the control image's distribution."""
-    config = model.vae.config
-    sample = conditioning.control.sample(generator=generator)
-    return pack((sample - config.shift_factor) * config.scaling_factor)
-
-
-def _draw_noise(
-    model: Model, conditioning: Conditioning, generator: torch.Generator
-) -> torch.Tensor:
-    """Packed standard normal noise, [1, S, 4·C]."""
-    channels = model.transformer.config.in_channels // 8
-    shape = (1, channels, conditioning.height, conditioning.width)
-    dtype = conditioning.prompt.tokens.dtype
-    noise = torch.randn(shape, generator=generator, dtype=dtype)
-    return pack(noise.to(model.placement.device))
-
-
-def _start_schedule(model: Model, conditioning: Conditioning) -> torch.Tensor:
-    """Set the scheduler to the request's schedule and return its timesteps, [steps]."""
-    scheduler = model.scheduler
-    scheduler.set_timesteps(
-        sigmas=conditioning.sigmas, device=model.placement.device, mu=conditioning.shift
-    )
-    # Without it, the scheduler looks the first timestep up, which waits for the device.
-    scheduler.set_begin_index(0)
-    timesteps: torch.Tensor = scheduler.timesteps
-    return timesteps
-
-
-def _check_finite(finite: list[torch.Tensor]) -> None:
-    """One look at the whole run's flags; looking at each step would wait for the device."""
-    flags = torch.stack(finite).tolist()
-    if not all(flags):
-        step = flags.index(False) + 1
-        raise NonFiniteError(
-            f"denoising step {step} of {len(flags)} produced NaN or infinity; "
-            "check the weights (depthflux doctor) or use a float32 profile.",
-            step=step,
-        )

@@ -10,7 +10,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,10 +32,12 @@ from depthflux.depth import (
 from depthflux.depth.depth_anything import DepthAnything
 from depthflux.engine import provenance
 from depthflux.engine.compilation import Compilation, compile_model
-from depthflux.engine.conditioning import encode_control, encode_prompt, prepare_constants
-from depthflux.engine.denoiser import OnStep, denoise
+from depthflux.engine.conditioning import Conditioning, condition, encode_control, encode_prompt
+from depthflux.engine.constants import ConstantsMaker
+from depthflux.engine.denoiser import HoistedTransformer, denoise
 from depthflux.engine.failures import translated_failures, translated_load_failures
 from depthflux.engine.latents import decode
+from depthflux.engine.reference import denoise_in_diffusers_order
 from depthflux.engine.selection import select_settings
 from depthflux.engine.timing import PhaseClock
 from depthflux.errors import GenerationError, InvalidParameterError, show
@@ -57,6 +59,9 @@ from depthflux.settings import ResolvedSettings
 
 logger = logging.getLogger("depthflux")
 
+#: Called after each step with the steps done and their total; may raise to stop the run.
+OnStep = Callable[[int, int], None]
+
 
 class Engine:
     """A loaded model that generates predictions; made by `load`.
@@ -70,6 +75,7 @@ class Engine:
         estimator: the depth estimator; None where only supplied depth maps can be used.
         safety: the safety checker.
         compilation: whether the transformer's blocks are compiled, and why.
+        transformer: the model's, with its constant work before the loop; None in diffusers' order.
         loras: where a request's further LoRAs come from.
     """
 
@@ -80,13 +86,16 @@ class Engine:
         estimator: DepthAnything | None,
         safety: SafetyChecker,
         compilation: Compilation,
+        transformer: HoistedTransformer | None,
     ) -> None:
         self.settings = settings
         self.model = model
+        self.transformer = transformer
         self.estimator = estimator
         self.safety = safety
         self.compilation = compilation
         self.loras = LoraShelf(settings.values, model.transformer)
+        self._constants = ConstantsMaker(model, keeps=settings.values.remember != "none")
         # Taken now, not after painting: the files may be exchanged while the engine lives, and
         # hashing them is no part of an inference.
         self._facts = provenance.describe_engine(settings, model, estimator, compilation)
@@ -184,9 +193,9 @@ class Engine:
                     f"what follows was cut: {show(prompt.cut)}"
                 )
 
-        # 7-8  encode the control image, and everything else that is constant for the run
+        # 7  encode the control image
         with clock.phase("control"):
-            conditioning = prepare_constants(
+            conditioning = condition(
                 self.model,
                 prompt,
                 encode_control(self.model, control),
@@ -194,15 +203,17 @@ class Engine:
                 guidance_scale=request.guidance_scale,
             )
 
-        # 9-10  for each picture: denoise, decode, crop to the asked size
+        # 8-9  everything else that is constant for the run, then for each picture the steps
+        # 10  decode, crop to the asked size
         report = _progress(on_step, request.num_inference_steps * request.num_images)
         pictures: list[Image.Image] = []
-        for seed in request.picture_seeds():
+        for seeds in self._batches(request.picture_seeds()):
             with clock.phase("denoise"):
-                latents = denoise(self.model, conditioning, seed, report)
-            with clock.phase("decode"):
-                painted = decode(self.model, latents, conditioning.height, conditioning.width)
-                pictures.append(Image.fromarray(np.ascontiguousarray(canvas.crop(painted))))
+                latents = self._denoise(conditioning, seeds, report)
+            for tokens in latents.split(1):
+                with clock.phase("decode"):
+                    painted = decode(self.model, tokens, conditioning.height, conditioning.width)
+                    pictures.append(Image.fromarray(np.ascontiguousarray(canvas.crop(painted))))
 
         # 11  safety flags, withhold what is flagged
         with clock.phase("safety"):
@@ -226,6 +237,21 @@ class Engine:
             "warnings": warnings,
         }
         return self._prediction(request, created_at, shown, depth_map, flags, facts, clock)
+
+    def _batches(self, seeds: Sequence[int]) -> Iterator[Sequence[int]]:
+        """The seeds of pictures that are denoised together."""
+        most = self.settings.values.max_batch
+        return (seeds[first : first + most] for first in range(0, len(seeds), most))
+
+    def _denoise(
+        self, conditioning: Conditioning, seeds: Sequence[int], report: Callable[[int], None]
+    ) -> torch.Tensor:
+        """Steps 8 and 9, in the order that the settings ask for."""
+        if self.transformer is None:
+            (seed,) = seeds
+            return denoise_in_diffusers_order(self.model, conditioning, seed, report)
+        constants = self._constants.make(conditioning)
+        return denoise(self.model, self.transformer, conditioning, constants, seeds, report)
 
     def _depth_of(
         self, source: SourceImage, request: GenerationRequest
@@ -316,7 +342,8 @@ def load(target: str | Path = "auto", **settings: Any) -> Engine:
         estimator = _load_estimator(files, placement.device)
     threshold = values.safety_threshold
     safety = SafetyChecker() if threshold is None else SafetyChecker(threshold=threshold)
-    compilation = compile_model(model, values)
+    transformer = hoist(model) if values.order == "hoisted" else None
+    compilation = compile_model(model, transformer, values)
     logger.info(
         "%s on %s in %s, compiled: %s (%s)",
         model.id,
@@ -325,7 +352,14 @@ def load(target: str | Path = "auto", **settings: Any) -> Engine:
         compilation.applied,
         compilation.reason,
     )
-    return Engine(resolved, model, estimator, safety, compilation)
+    return Engine(resolved, model, estimator, safety, compilation, transformer)
+
+
+def hoist(model: Model) -> HoistedTransformer:
+    """Bring a model into the order in which what is constant is computed once."""
+    # Convolutions are faster so, on GPUs and CPUs; the results differ in their last bits.
+    model.vae.to(memory_format=torch.channels_last)
+    return HoistedTransformer(model.transformer)
 
 
 def _load_estimator(files: ModelFiles, device: torch.device) -> DepthAnything | None:
@@ -354,13 +388,13 @@ def _as_request(request: GenerationRequest | None, fields: dict[str, Any]) -> Ge
     return request
 
 
-def _progress(on_step: OnStep | None, total: int) -> Callable[[], None]:
+def _progress(on_step: OnStep | None, total: int) -> Callable[[int], None]:
     """Count steps over all pictures of a request."""
     done = 0
 
-    def report() -> None:
+    def report(pictures: int) -> None:
         nonlocal done
-        done += 1
+        done += pictures
         if on_step is not None:
             on_step(done, total)
 

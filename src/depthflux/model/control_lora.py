@@ -57,6 +57,8 @@ class ControlLora:
         compat: whose law it follows, `none` or `diffusers`.
         scale: the control scale that the weights have now; None before the first `set_scale`, and
             after one that was interrupted.
+        identity: what tells the weights that the transformer has now from any others it may have:
+            the control scale and the further LoRAs' hashes and scales; None as `scale` is.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class ControlLora:
         self.tensors = tensors
         self.compat = compat
         self.scale: float | None = None
+        self.identity: tuple[object, ...] | None = None
         self._transformer = transformer
         exact = torch.float32 if compat == "none" else None
         self._linears = FusedLinears(transformer, master, dtype=exact)
@@ -86,17 +89,19 @@ class ControlLora:
             How many of the linears were changed.
         """
         ordered = tuple(sorted(further, key=lambda lora: (lora.sha256, lora.scale)))
-        self.scale = None
+        self.scale = self.identity = None
         with torch.no_grad():
             changed = self._linears.fuse(self._deltas(scale, ordered))
             self._set_norms(scale)
         self.scale = scale
+        self.identity = (scale, *((lora.sha256, lora.scale) for lora in ordered))
         return changed
 
     def take_as_fused(self, scale: float) -> None:
         """Believe that the weights have a control scale already: they were loaded so."""
         self._linears.take_as_fused(self._deltas(scale, ()))
         self.scale = scale
+        self.identity = (scale,)
 
     def _deltas(self, scale: float, further: Sequence[FurtherLora]) -> dict[str, list[Delta]]:
         """Each linear's deltas, the control's first."""

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import depthflux
-from depthflux.engine.denoiser import denoise
+from depthflux.engine.reference import denoise_in_diffusers_order
 from depthflux.errors import InvalidParameterError, NonFiniteError
 
 SMALL = {"prompt": "a blue cube", "size": "512*512", "num_inference_steps": 2, "seed": 5}
@@ -349,16 +349,16 @@ def test_denoise_draws_control_latents_before_noise(engine_8x: depthflux.Engine)
             drawn.append(("control", generator.initial_seed()))
             return torch.randn(self.mean.shape, generator=generator)
 
-    from depthflux.engine.conditioning import encode_prompt, prepare_constants
+    from depthflux.engine.conditioning import condition, encode_prompt
 
     with torch.no_grad():
         prompt = encode_prompt(model, "x")
-        conditioning = prepare_constants(model, prompt, Control(), steps=1, guidance_scale=3.5)
+        conditioning = condition(model, prompt, Control(), steps=1, guidance_scale=3.5)
         recorded: list[torch.Tensor] = []
         hook = model.transformer.register_forward_pre_hook(
             lambda _m, _a, kwargs: recorded.append(kwargs["hidden_states"]), with_kwargs=True
         )
-        denoise(model, conditioning, 3, lambda: None)
+        denoise_in_diffusers_order(model, conditioning, 3, lambda _pictures: None)
         hook.remove()
 
     from depthflux.engine.latents import pack
