@@ -105,7 +105,7 @@ class DoubleBlock(nn.Module):
             text: the prompt's tokens, [B, T, d].
             image_modulation: float32 [6, d], see DOUBLE_VECTORS.
             text_modulation: likewise.
-            rope: cosines and sines, float32 [2, T + S, 1, head width / 2].
+            rope: cosines and sines, float32 [T + S, 1, head width / 2, 2].
 
         Returns:
             The picture's and the prompt's tokens.
@@ -142,7 +142,7 @@ class SingleBlock(nn.Module):
         Args:
             tokens: the prompt's, then the picture's, [B, T + S, d].
             modulation: float32 [3, d], see SINGLE_VECTORS.
-            rope: cosines and sines, float32 [2, T + S, 1, head width / 2].
+            rope: cosines and sines, float32 [T + S, 1, head width / 2, 2].
 
         Returns:
             The tokens, [B, T + S, d].
@@ -172,17 +172,17 @@ def rotate(heads: torch.Tensor, rope: torch.Tensor) -> torch.Tensor:
 
     Args:
         heads: queries or keys, [B, N, heads, head width].
-        rope: cosines and sines, float32 [2, N, 1, head width / 2].
+        rope: cosines and sines, float32 [N, 1, head width / 2, 2].
     """
     pairs = heads.float().unflatten(-1, (-1, 2))
     if torch.compiler.is_compiling():
         # Compiled into one kernel with what is around it.
-        cosine, sine = rope.unbind()
+        cosine, sine = rope.unbind(-1)
         a, b = pairs.unbind(-1)
         turned = torch.stack([a * cosine - b * sine, a * sine + b * cosine], dim=-1)
     else:
         # A complex product is one pass over memory, where the real form takes seven.
-        turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.complex(*rope.unbind()))
+        turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(rope))
     return turned.flatten(-2).to(heads.dtype)
 
 

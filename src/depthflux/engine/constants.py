@@ -47,7 +47,7 @@ class Constants:
 
     Attributes:
         text: the prompt as the blocks' tokens, [1, T, d].
-        rope: cosines and sines, float32 [2, T + S, 1, head width / 2], text tokens first.
+        rope: cosines and sines, float32 [T + S, 1, head width / 2, 2], text tokens first.
         modulations: one entry a computed step.
         schedule: the run's noise levels.
     """
@@ -116,7 +116,7 @@ def embed_text(transformer: Any, tokens: torch.Tensor) -> torch.Tensor:
 
 
 def make_rope(transformer: Any, length: int, height: int, width: int) -> torch.Tensor:
-    """Cosines and sines of each token's angles, float32 [2, T + S, 1, head width / 2].
+    """Cosines and sines of each token's angles, float32 [T + S, 1, head width / 2, 2].
 
     Args:
         transformer: whose rotary embedding it is, computed in float64 as in diffusers.
@@ -126,5 +126,5 @@ def make_rope(transformer: Any, length: int, height: int, width: int) -> torch.T
     """
     places = torch.cat([torch.zeros(length, 3), image_ids(height, width)])
     # diffusers has each angle twice, side by side, for the pair of numbers that it turns.
-    rope = torch.stack([twice[:, ::2] for twice in transformer.pos_embed(places)])
-    return rope[:, :, None].contiguous().to(transformer.x_embedder.weight.device)
+    rope = torch.stack([twice[:, ::2] for twice in transformer.pos_embed(places)], dim=-1)
+    return rope[:, None].contiguous().to(transformer.x_embedder.weight.device)

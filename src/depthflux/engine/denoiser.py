@@ -57,9 +57,7 @@ class HoistedTransformer:
         weight = embedder.weight.float()
         channels = weight.shape[1] - control.shape[-1]
         return Ends(
-            control=functional.linear(
-                control.float(), weight[:, channels:], embedder.bias.float()
-            ),
+            control=functional.linear(control.float(), weight[:, channels:], embedder.bias.float()),
             embedding=weight[:, :channels].T.contiguous(),
             out_weight=out.weight.float(),
             out_bias=out.bias.float(),

@@ -65,14 +65,16 @@ def compute_modulations(
     embedded = functional.silu(_embed(transformer, pooled, guidance_scale, timesteps))
     image, text = [], []
     for block in transformer.transformer_blocks:
-        image.append(_vectors(block.norm1.linear, embedded, DOUBLE_VECTORS, DOUBLE_SCALES))
-        text.append(_vectors(block.norm1_context.linear, embedded, DOUBLE_VECTORS, DOUBLE_SCALES))
+        image.append(compute_vectors(block.norm1.linear, embedded, DOUBLE_VECTORS, DOUBLE_SCALES))
+        text.append(
+            compute_vectors(block.norm1_context.linear, embedded, DOUBLE_VECTORS, DOUBLE_SCALES)
+        )
     single = [
-        _vectors(block.norm.linear, embedded, SINGLE_VECTORS, SINGLE_SCALES)
+        compute_vectors(block.norm.linear, embedded, SINGLE_VECTORS, SINGLE_SCALES)
         for block in transformer.single_transformer_blocks
     ]
     # The last layer has its scale first; here the shift is first everywhere.
-    final = _vectors(transformer.norm_out.linear, embedded, FINAL_VECTORS, (0,)).flip(1)
+    final = compute_vectors(transformer.norm_out.linear, embedded, FINAL_VECTORS, (0,)).flip(1)
     return [
         StepModulation(
             image=[vectors[step] for vectors in image],
@@ -114,7 +116,7 @@ def _embed(
     return embedded
 
 
-def _vectors(
+def compute_vectors(
     linear: nn.Linear, embedded: torch.Tensor, count: int, scales: tuple[int, ...]
 ) -> torch.Tensor:
     """A linear's vectors for all steps, float32 [steps, count, d], 1 added to the scales."""
