@@ -19,6 +19,7 @@ from depthflux.engine.conditioning import Conditioning
 from depthflux.engine.kept import Kept
 from depthflux.engine.latents import image_ids
 from depthflux.engine.modulation import StepModulation, compute_modulations
+from depthflux.engine.stepcache import Step, plan_steps
 from depthflux.model.loading import Model
 
 #: Requests whose constants stay on the device: at FLUX's size 3 MB of text tokens and 118 MB of
@@ -33,12 +34,12 @@ class Schedule:
     """The noise levels of a run.
 
     Attributes:
-        timesteps: 1000 times each step's noise level, float32 [steps].
-        changes: of the noise level over each step, negative.
+        timesteps: 1000 times the noise level of each computed step, float32.
+        steps: all of them.
     """
 
     timesteps: torch.Tensor
-    changes: list[float]
+    steps: list[Step]
 
 
 @dataclass(frozen=True)
@@ -59,14 +60,18 @@ class Constants:
 
 
 class ConstantsMaker:
-    """Makes constants, and keeps those of the last requests.
+    """Makes constants, and keeps those of the last requests."""
 
-    Attributes:
-        keeps: False where nothing is kept, for measuring.
-    """
+    def __init__(self, model: Model, *, skip_steps: float = 0.0, keeps: bool = True) -> None:
+        """Make none yet.
 
-    def __init__(self, model: Model, *, keeps: bool = True) -> None:
+        Args:
+            model: whose transformer makes them.
+            skip_steps: share of the steps that are extrapolated, 0 to 0.6.
+            keeps: False keeps nothing for the next request.
+        """
         self._model = model
+        self._skip_steps = skip_steps
         self._texts: Kept[torch.Tensor] = Kept(MOST_KEPT if keeps else 0)
         self._modulations: Kept[list[StepModulation]] = Kept(MOST_KEPT if keeps else 0)
         self._ropes: Kept[torch.Tensor] = Kept(MOST_ROPES if keeps else 0)
@@ -76,7 +81,7 @@ class ConstantsMaker:
         prompt, guidance_scale = conditioning.prompt, conditioning.guidance_scale
         transformer = self._model.transformer
         weights = self._model.control_lora.identity
-        schedule = make_schedule(self._model, conditioning)
+        schedule = make_schedule(self._model, conditioning, self._skip_steps)
         levels = tuple(schedule.timesteps.tolist())
         length = prompt.tokens.shape[1]
         return Constants(
@@ -100,11 +105,14 @@ class ConstantsMaker:
         )
 
 
-def make_schedule(model: Model, conditioning: Conditioning) -> Schedule:
+def make_schedule(model: Model, conditioning: Conditioning, skip_steps: float = 0.0) -> Schedule:
     """The request's noise levels, from the model's scheduler, on the CPU."""
     scheduler = model.scheduler
     scheduler.set_timesteps(sigmas=conditioning.sigmas, device="cpu", mu=conditioning.shift)
-    return Schedule(scheduler.timesteps, scheduler.sigmas.diff().tolist())
+    changes = scheduler.sigmas.diff().tolist()
+    steps = plan_steps(scheduler.sigmas.tolist(), changes, skip_steps)
+    computed = [step.weight is None for step in steps]
+    return Schedule(scheduler.timesteps[computed], steps)
 
 
 def embed_text(transformer: Any, tokens: torch.Tensor) -> torch.Tensor:

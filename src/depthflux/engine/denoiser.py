@@ -129,12 +129,21 @@ def denoise(
     drawn = [draw(model, conditioning, seed) for seed in seeds]
     latents = torch.cat([noise for noise, _ in drawn]).float()
     ends = transformer.ends(torch.cat([control for _, control in drawn]))
-    changes = constants.schedule.changes
-    finite = torch.ones(len(changes), dtype=torch.bool, device=latents.device)
-    for step, (change, modulation) in enumerate(zip(changes, constants.modulations, strict=True)):
-        velocity = transformer.velocity(latents, ends, constants, modulation)
-        latents = torch.add(latents, velocity, alpha=change)
-        finite[step] = torch.isfinite(latents).all()
+    steps = constants.schedule.steps
+    modulations = iter(constants.modulations)
+    finite = torch.ones(len(steps), dtype=torch.bool, device=latents.device)
+    older = newest = latents
+    for number, step in enumerate(steps):
+        if step.weight is None:
+            older, newest = (
+                newest,
+                transformer.velocity(latents, ends, constants, next(modulations)),
+            )
+            velocity = newest
+        else:
+            velocity = torch.lerp(older, newest, step.weight)
+        latents = torch.add(latents, velocity, alpha=step.change)
+        finite[number] = torch.isfinite(latents).all()
         on_step(len(seeds))
     check_finite(finite)
     return latents

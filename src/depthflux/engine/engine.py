@@ -95,7 +95,11 @@ class Engine:
         self.safety = safety
         self.compilation = compilation
         self.loras = LoraShelf(settings.values, model.transformer)
-        self._constants = ConstantsMaker(model, keeps=settings.values.remember != "none")
+        self._constants = ConstantsMaker(
+            model,
+            skip_steps=settings.values.skip_steps,
+            keeps=settings.values.remember != "none",
+        )
         # Taken now, not after painting: the files may be exchanged while the engine lives, and
         # hashing them is no part of an inference.
         self._facts = provenance.describe_engine(settings, model, estimator, compilation)
