@@ -111,7 +111,9 @@ def text(shop: Workshop) -> None:
     read = probe(encoders, 1000, _PROBE_SEED)
     print("probe", read)
     if min(read["t5_colour"], read["clip"]) < _PROBE_GATE:
-        problem = f"text: the probe reads {read}, below {_PROBE_GATE}; train longer before going on."
+        problem = (
+            f"text: the probe reads {read}, below {_PROBE_GATE}; train longer before going on."
+        )
         if shop.pace >= 1:
             raise SystemExit(problem)
         # A dry run goes on to see that the other stages run; its weights are good for nothing.
