@@ -25,14 +25,16 @@ LAYERS = [
     "safety",
     "model",
     "engine",
+    "bench",
 ]
-FRONT_ENDS = ["cli", "server", "bench", "comfyui"]
+FRONT_ENDS = ["cli", "server", "comfyui"]
 #: Libraries that only some rooms may import.
 CONFINED = {
-    "diffusers": {"model", "engine"},
+    "diffusers": {"model", "engine", "bench"},
     "peft": {"model", "engine"},
-    "accelerate": {"model", "engine"},
-    "transformers": {"model", "engine", "depth"},
+    "accelerate": {"model", "engine", "bench"},
+    "transformers": {"model", "engine", "depth", "bench"},
+    "torchao": {"model", "bench"},
     "onnxruntime": {"safety"},
     "huggingface_hub": {"model", "depth"},
     "httpx2": {"model"},

@@ -344,6 +344,21 @@ def load(target: str | Path = "auto", **settings: Any) -> Engine:
             prepared=find_prepared(values.weights_dir.expanduser(), ingredients),
         )
         estimator = _load_estimator(files, placement.device)
+    return engine_of(resolved, model, estimator)
+
+
+def engine_of(resolved: ResolvedSettings, model: Model, estimator: DepthAnything | None) -> Engine:
+    """An engine around a model that is loaded already; its blocks are packed and compiled.
+
+    Args:
+        resolved: the settings that the model was loaded with.
+        model: whose control scale is still to be set.
+        estimator: None where depth maps are supplied.
+
+    Raises:
+        DeviceError: something that the settings ask for cannot be had here.
+    """
+    values = resolved.values
     threshold = values.safety_threshold
     safety = SafetyChecker() if threshold is None else SafetyChecker(threshold=threshold)
     transformer = hoist(model) if values.order == "hoisted" else None
@@ -351,7 +366,7 @@ def load(target: str | Path = "auto", **settings: Any) -> Engine:
     logger.info(
         "%s on %s in %s, compiled: %s (%s)",
         model.id,
-        placement.device,
+        model.placement.device,
         values.dtype,
         compilation.applied,
         compilation.reason,

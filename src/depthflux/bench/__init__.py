@@ -1,0 +1,17 @@
+"""Benchmarks: diffusers and depthflux timed side by side, in one process, on the same pictures.
+
+    plan          what is timed; what makes no sense is refused before torch is imported
+    models        FLUX.1-dev's shapes with random weights, a small one, the packaged miniature
+    systems       diffusers' pipeline as it is and compiled, and depthflux's engine
+    flux_fast     the flux-fast recipe on today's diffusers
+    operations    what a step computes, by the architecture
+    roofline      what the device reaches at best for those operations, measured
+    rounds        the order of the runs, and statistics over them
+    sizes         the contest at one size: warm-up, checks, timed rounds
+    checking      what really ran: attention kernels, weight types, compiled graphs
+    clocks, memory, gpu_samples, machine    what is read off the device and the computer
+    speed         the run: all of the above in order, and the document of its results
+    table, chart  the document for a person to read
+
+Knows nothing of command lines.
+"""
