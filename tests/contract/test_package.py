@@ -17,6 +17,7 @@ SOURCE = Path(depthflux.__file__).parent
 LAYERS = [
     "errors",
     "files",
+    "quiet",
     "settings",
     "contract",
     "images",

@@ -11,6 +11,7 @@ Everywhere in here depth is float32 [H, W], larger = nearer. Knows nothing of th
 from depthflux.depth.estimator import DepthEstimator, EstimatorCard, Gives
 from depthflux.depth.normalization import far_value, is_quantized, normalize
 from depthflux.depth.supplied import SuppliedDepth, normalize_supplied, read_supplied
+from depthflux.quiet import quiet_imports
 
 __all__ = [
     "DepthEstimator",
@@ -23,3 +24,5 @@ __all__ = [
     "normalize_supplied",
     "read_supplied",
 ]
+
+quiet_imports()

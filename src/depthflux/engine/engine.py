@@ -53,6 +53,7 @@ from depthflux.model.further_loras import LoraShelf, ShelfLora
 from depthflux.model.loading import Model, load_model
 from depthflux.model.placement import place as place_model
 from depthflux.model.prepared import find_prepared, ingredients_of
+from depthflux.model.quantization import choose_quantization
 from depthflux.model.weights import ModelFiles, find_model
 from depthflux.safety import SafetyChecker, placeholder
 from depthflux.settings import ResolvedSettings
@@ -331,16 +332,18 @@ def load(target: str | Path = "auto", **settings: Any) -> Engine:
     resolved = select_settings(target, environment=os.environ, arguments=settings)
     values = resolved.values
     placement = place_model(values)
+    quantization = choose_quantization(values.quantize, placement)
     files = find_model(values)
     if values.threads is not None:
         torch.set_num_threads(values.threads)
     with translated_load_failures(placement.device):
-        ingredients = ingredients_of(files, placement, values.compat)
+        ingredients = ingredients_of(files, placement, values.compat, quantization.kind)
         model = load_model(
             files,
             placement,
             compat=values.compat,
             master=values.master,
+            quantized=quantization.kind,
             prepared=find_prepared(values.weights_dir.expanduser(), ingredients),
         )
         estimator = _load_estimator(files, placement.device)

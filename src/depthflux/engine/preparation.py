@@ -18,6 +18,7 @@ from depthflux.errors import SettingsError, show
 from depthflux.model.loading import load_transformer, open_component
 from depthflux.model.placement import place
 from depthflux.model.prepared import USUAL_SCALE, Prepared, ingredients_of, save_prepared
+from depthflux.model.quantization import choose_quantization, plain_tensors
 from depthflux.model.weights import find_model
 
 LOWEST_SCALE, HIGHEST_SCALE = 0.0, 2.0
@@ -37,6 +38,7 @@ def prepare(
         SettingsError: the control scale is out of range, or as for `depthflux.load`.
         WeightsMissingError: the model's files are not there.
         WeightsCorruptError: they are damaged or do not fit together.
+        DeviceError: the device cannot be had, or cannot compute in what is quantized to.
         OutputError: weights_dir cannot be written to.
     """
     if not LOWEST_SCALE <= control_scale <= HIGHEST_SCALE:
@@ -46,15 +48,16 @@ def prepare(
         )
     values = select_settings(target, environment=os.environ, arguments=settings).values
     placement = place(values)
+    quantized = choose_quantization(values.quantize, placement).kind
     files = find_model(values)
     if values.threads is not None:
         torch.set_num_threads(values.threads)
-    ingredients = ingredients_of(files, placement, values.compat)
+    ingredients = ingredients_of(files, placement, values.compat, quantized)
     with translated_load_failures(placement.device):
         fitted = open_component(files.components["transformer"])
         transformer, control_lora = load_transformer(
-            fitted, files.control_lora, placement, compat=values.compat
+            fitted, files.control_lora, placement, compat=values.compat, quantized=quantized
         )
         control_lora.set_scale(control_scale)
-    weights_dir = values.weights_dir.expanduser()
-    return save_prepared(weights_dir, ingredients, control_scale, transformer.state_dict())
+    weights = plain_tensors(transformer.state_dict())
+    return save_prepared(values.weights_dir.expanduser(), ingredients, control_scale, weights)

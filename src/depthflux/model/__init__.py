@@ -20,6 +20,7 @@ Reading them:
     tensors.py        a module's tensors by its own names, from memory-mapped files
     assembly.py       a module built empty, compared with its files, filled
     placement.py      the device and dtype that a machine can give, and why
+    quantization.py   the large linears in 8 bits
     loading.py        all of it: files → modules
 
 LoRAs:
@@ -31,3 +32,7 @@ LoRAs:
 
 demo/ holds the packaged miniature. Knows nothing of requests, pictures or schedules.
 """
+
+from depthflux.quiet import quiet_imports
+
+quiet_imports()

@@ -28,6 +28,7 @@ from depthflux.model.headers import TensorHeader, listed, read_headers
 from depthflux.model.layouts import TIED, Layout, find_layout
 from depthflux.model.placement import Placement
 from depthflux.model.precision import precision_problem, rounded
+from depthflux.model.quantization import is_quantized
 from depthflux.model.tensors import Part, TensorFiles
 
 logger = logging.getLogger("depthflux")
@@ -94,7 +95,10 @@ def fit(component: Component) -> Fitted:
 
 
 def fill(fitted: Fitted, placement: Placement) -> torch.nn.Module:
-    """Read a module's weights to where it shall run; the module of `fitted` is no longer empty."""
+    """Read a module's weights to where it shall run; the module of `fitted` is no longer empty.
+
+    Quantized weights are left alone: they stand for fused ones, which no file of `fitted` holds.
+    """
     if fitted.rounded:
         logger.warning(
             "%s is stored in fp8 (%s): its numbers were rounded when the file was made.",
@@ -102,11 +106,13 @@ def fill(fitted: Fitted, placement: Placement) -> torch.nn.Module:
             fitted.rounded,
         )
     module = fitted.module
+    quantized = {name for name, tensor in module.named_parameters() if is_quantized(tensor)}
     # copy: on the CPU a tensor of the asked dtype would be the file itself, and weights are
     # changed in place later.
     weights = {
         name: fitted.tensors.read(name).to(placement.device, placement.dtype, copy=True)
-        for name in fitted.tensors.headers
+        for name in module.state_dict()
+        if name in fitted.tensors.headers and name not in quantized
     }
     module.load_state_dict(weights, strict=False, assign=True)
     if isinstance(module, PreTrainedModel):

@@ -62,7 +62,12 @@ class ControlLora:
     """
 
     def __init__(
-        self, transformer: Any, tensors: LoraTensors, master: Weights, compat: Compat
+        self,
+        transformer: Any,
+        tensors: LoraTensors,
+        master: Weights,
+        compat: Compat,
+        device: torch.device | None = None,
     ) -> None:
         """Take over a transformer that was grown for the control; see `attach_control_lora`."""
         self.tensors = tensors
@@ -71,7 +76,7 @@ class ControlLora:
         self.identity: tuple[object, ...] | None = None
         self._transformer = transformer
         exact = torch.float32 if compat == "none" else None
-        self._linears = FusedLinears(transformer, master, dtype=exact)
+        self._linears = FusedLinears(transformer, master, dtype=exact, device=device)
 
     @property
     def names(self) -> list[str]:
@@ -143,7 +148,7 @@ def attach_control_lora(
         compat: whose law to follow.
         keep: `file` reads the master again for every change; `host` and `device` keep a copy of
             what the control LoRA changes.
-        device: what `device` means; without it, where the transformer is.
+        device: what `device` means, and where deltas are summed; without it, where the weights are.
 
     Raises:
         WeightsCorruptError: the file is no safetensors file or has non-finite numbers.
@@ -157,7 +162,7 @@ def attach_control_lora(
         names = [name for name, _ in transformer.named_parameters()]
         master = HeldWeights(master, names, home)
     grow_input_embedder(transformer)
-    return ControlLora(transformer, tensors, master, compat)
+    return ControlLora(transformer, tensors, master, compat, device)
 
 
 def grow_input_embedder(transformer: Any) -> None:

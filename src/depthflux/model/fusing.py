@@ -3,7 +3,8 @@
 Whatever was fused before, a linear's weights become W + Σ scale · (B·A), bias likewise, where W is
 read anew from the master. So any sequence of changes ends where a fresh fuse ends, to the bit.
 peft does each merge, on a linear of its own; its wrappers never enter the module, whose linears
-stay plain and keep their place in memory, so that nothing recompiles.
+keep their place in memory, so that nothing recompiles. A quantized weight is rounded from that
+same sum, and a weight may lie on another device than the one that sums are computed on.
 
 Knows nothing of what the deltas mean, or which files they came from.
 """
@@ -19,6 +20,7 @@ from torch import nn
 from torch.nn import functional
 
 from depthflux.model.lora_file import Factors
+from depthflux.model.quantization import is_quantized, write_weight
 
 _ADAPTER = "fused"
 _LINEAR = "linear"
@@ -97,20 +99,35 @@ class FusedLinears:
         master: where the unfused weights are read from.
     """
 
-    def __init__(self, module: nn.Module, master: Weights, *, dtype: torch.dtype | None) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        master: Weights,
+        *,
+        dtype: torch.dtype | None,
+        device: torch.device | None = None,
+    ) -> None:
         """Take over a module whose weights equal the master's, but for grown inputs.
 
+        Quantized weights need not equal anything: the first `fuse` writes all of them.
+
         Args:
-            module: with plain linears.
+            module: with linears whose weights are plain or quantized.
             master: unfused tensors; a linear that takes more inputs than they have is grown by
                 zeros.
-            dtype: what delta and sum are computed in before they are rounded, once, to the
-                weights' own dtype; None for the weights' own.
+            dtype: what delta and sum are computed in before they are rounded, once, to what the
+                weights hold; None for the weights' own dtype.
+            device: where they are computed; None for where each weight lies.
         """
         self.master = master
         self._module = module
         self._dtype = dtype
-        self._fused: dict[str, tuple[tuple[str, float], ...] | None] = {}
+        self._device = device
+        self._fused: dict[str, tuple[tuple[str, float], ...] | None] = {
+            name.removesuffix(".weight"): None
+            for name, weight in module.named_parameters()
+            if is_quantized(weight)
+        }
 
     def fuse(self, wanted: Mapping[str, Sequence[Delta]]) -> int:
         """Bring the linears to the wanted deltas; those that have them already are left alone.
@@ -143,11 +160,13 @@ class FusedLinears:
 
     def _fuse(self, name: str, deltas: Sequence[Delta]) -> None:
         target: Any = self._module.get_submodule(name)
-        dtype = self._dtype or target.weight.dtype
-        scratch = self._unfused(name, target, dtype if deltas else target.weight.dtype)
+        dtype = target.weight.dtype
+        if deltas or is_quantized(target.weight):
+            dtype = self._dtype or dtype
+        scratch = self._unfused(name, target, dtype)
         for delta in deltas:
             _merge(scratch, delta)
-        target.weight.data.copy_(scratch.weight.data)
+        write_weight(target.weight, scratch.weight)
         if target.bias is not None:
             target.bias.data.copy_(scratch.bias.data)
 
@@ -156,10 +175,11 @@ class FusedLinears:
         linear = nn.Linear(
             target.in_features, target.out_features, bias=target.bias is not None, device="meta"
         )
+        device = self._device or target.weight.device
         for part, _ in target.named_parameters():
             master = self.master.read(f"{name}.{part}")
             # copy: without it the scratch could be the mapped file, and fusing would write to it.
-            tensor = master.to(target.weight.device, dtype, copy=True)
+            tensor = master.to(device, dtype, copy=True)
             missing = target.in_features - tensor.shape[-1] if part == "weight" else 0
             if missing:
                 tensor = functional.pad(tensor, (0, missing))

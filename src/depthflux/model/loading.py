@@ -28,6 +28,7 @@ from depthflux.model.components import MODULES, Component
 from depthflux.model.control_lora import ControlLora, attach_control_lora
 from depthflux.model.placement import Placement
 from depthflux.model.prepared import Prepared
+from depthflux.model.quantization import Kind, large_linears, quantize_linears, read_quantized
 from depthflux.model.tensors import TensorFiles
 from depthflux.model.weights import ModelFiles
 from depthflux.settings import Compat, Master
@@ -90,6 +91,7 @@ def load_model(
     *,
     compat: Compat = "none",
     master: Master = "file",
+    quantized: Kind = "none",
     prepared: Prepared | None = None,
 ) -> Model:
     """Load every component and attach the control LoRA; its scale is still to be set.
@@ -99,6 +101,7 @@ def load_model(
         placement: where it shall run.
         compat: whose law the control LoRA follows.
         master: where the unfused weights are kept.
+        quantized: what the blocks' large linears are rounded to.
         prepared: the fused transformer, where it was saved before.
 
     Raises:
@@ -114,6 +117,7 @@ def load_model(
         placement,
         compat=compat,
         master=master,
+        quantized=quantized,
         prepared=prepared,
     )
     for name in MODULES:
@@ -135,6 +139,7 @@ def load_transformer(
     *,
     compat: Compat = "none",
     master: Master = "file",
+    quantized: Kind = "none",
     prepared: Prepared | None = None,
 ) -> tuple[Any, ControlLora]:
     """Fill the transformer and attach the control LoRA.
@@ -145,17 +150,23 @@ def load_transformer(
         placement: where it shall run.
         compat: whose law the control LoRA follows.
         master: where the unfused weights are kept.
+        quantized: what the blocks' large linears are rounded to; these are of zeros until the
+            control scale is set for the first time.
         prepared: the fused transformer to read instead; its control scale is then set already.
 
     Raises:
         WeightsCorruptError: a file cannot be read.
         LoraMismatchError: the control LoRA does not fit the transformer.
+        DeviceError: what shall be quantized has sides that cannot be.
     """
+    transformer = fitted.module
+    # Before anything is filled: unquantized, these weights never lie on the device at once.
+    quantize_linears(transformer, large_linears(transformer), quantized, placement)
     if prepared is None:
         fill(fitted, placement)
     with _quiet_libraries():
         attached = attach_control_lora(
-            fitted.module,
+            transformer,
             control_lora,
             fitted.tensors,
             compat=compat,
@@ -164,9 +175,11 @@ def load_transformer(
         )
     if prepared is not None:
         # The transformer is grown by now, as the prepared one is.
-        fill(dataclasses.replace(fitted, tensors=TensorFiles(prepared.files)), placement)
+        saved = TensorFiles(prepared.files)
+        fill(dataclasses.replace(fitted, tensors=saved), placement)
+        read_quantized(transformer, saved)
         attached.take_as_fused(prepared.control_scale)
-    return fitted.module, attached
+    return transformer, attached
 
 
 def open_model(files: ModelFiles) -> dict[str, Any]:

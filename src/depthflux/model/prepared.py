@@ -2,11 +2,13 @@
 
     <weights_dir>/prepared/<key>/
       prepared.json                       what it was made of, and each file's size and sha256
-      transformer-0001.safetensors …      diffusers' names, grown for the control
+      transformer-0001.safetensors …      diffusers' names, grown for the control; a quantized
+                                          weight in two parts, its codes and its scales
 
 The key is a hash of everything that decides the bits: the files that went in, the control scale,
-the law, the dtype, the kind of device and the versions of what computed. A change of any of them
-finds nothing here and the start fuses as before; so a stale file is never used.
+the law, the dtype, what is quantized to, the kind of device and the versions of what computed. A
+change of any of them finds nothing here and the start fuses as before; so a stale file is never
+used.
 
 Knows nothing of how weights are fused or loaded.
 """
@@ -31,6 +33,7 @@ from depthflux.errors import OutputError, WeightsCorruptError, first_line
 from depthflux.files import make_folder, sha256_of_file, write_atomically
 from depthflux.model.hashes import HashCache
 from depthflux.model.placement import Placement, device_name
+from depthflux.model.quantization import Kind
 from depthflux.model.weights import ModelFiles
 from depthflux.settings import Compat
 
@@ -40,6 +43,8 @@ CARD = "prepared.json"
 LAW_VERSION = 1
 #: Libraries that take part in fusing.
 FUSING_LIBRARIES = ("torch", "peft", "diffusers")
+#: What quantizes.
+QUANTIZING_LIBRARY = "torchao"
 #: One file's size: what is written at once lies in host memory a second time.
 SHARD_BYTES = 2 * 2**30
 #: The control scale that most requests have.
@@ -57,7 +62,8 @@ class Ingredients:
         dtype: of the weights, such as `bfloat16`.
         device: the kind that fused it, `cpu` or `cuda`: their sums may differ in the last bit.
         processor: which one, and of how many threads: likewise.
-        versions: of the libraries that fuse.
+        versions: of the libraries that fuse and, where it takes part, of the one that quantizes.
+        quantized: what the blocks' large linears are rounded to.
         law: LAW_VERSION.
     """
 
@@ -68,6 +74,7 @@ class Ingredients:
     device: str
     processor: str
     versions: dict[str, str]
+    quantized: Kind = "none"
     law: int = LAW_VERSION
 
     def key(self, scale: float) -> str:
@@ -91,9 +98,12 @@ class Prepared:
     files: tuple[Path, ...]
 
 
-def ingredients_of(files: ModelFiles, placement: Placement, compat: Compat) -> Ingredients:
+def ingredients_of(
+    files: ModelFiles, placement: Placement, compat: Compat, quantized: Kind = "none"
+) -> Ingredients:
     """What a model's transformer is fused of on this machine; hashes the files."""
     transformer = "transformer/"
+    libraries = [*FUSING_LIBRARIES, *([QUANTIZING_LIBRARY] if quantized != "none" else [])]
     return Ingredients(
         transformer={n: h for n, h in files.sha256.items() if n.startswith(transformer)},
         control_lora=files.sha256["control_lora"],
@@ -101,7 +111,8 @@ def ingredients_of(files: ModelFiles, placement: Placement, compat: Compat) -> I
         dtype=str(placement.dtype).removeprefix("torch."),
         device=placement.device.type,
         processor=_processor(placement.device),
-        versions={name: importlib.metadata.version(name) for name in FUSING_LIBRARIES},
+        versions={name: importlib.metadata.version(name) for name in libraries},
+        quantized=quantized,
     )
 
 
@@ -145,7 +156,7 @@ def save_prepared(
         weights_dir: where weights lie; it goes into a folder of its own there.
         ingredients: what it was made of.
         scale: the control scale that is fused in.
-        weights: the transformer's state, on any device.
+        weights: the transformer's state in plain tensors, on any device.
 
     Raises:
         OutputError: it cannot be written; nothing is left behind.

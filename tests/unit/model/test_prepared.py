@@ -13,7 +13,15 @@ import torch
 
 from depthflux.errors import OutputError, WeightsCorruptError
 from depthflux.model import prepared
+from depthflux.model.placement import Placement
 from depthflux.model.prepared import Ingredients, find_prepared, save_prepared
+from depthflux.model.quantization import (
+    Kind,
+    plain_tensors,
+    quantize_linears,
+    read_quantized,
+    write_weight,
+)
 from depthflux.model.tensors import TensorFiles
 
 INGREDIENTS = Ingredients(
@@ -40,6 +48,33 @@ def test_what_was_saved_is_found_to_the_bit(tmp_path: Path) -> None:
     assert all(torch.equal(files.read(name), tensor) for name, tensor in WEIGHTS.items())
 
 
+@pytest.mark.parametrize("kind", ["int8", "fp8"])
+def test_a_quantized_transformer_comes_back_to_the_bit_in_half_the_bytes(
+    tmp_path: Path, kind: Kind
+) -> None:
+    saved, read = quantized_module(kind), quantized_module(kind)
+    for seed, weight in enumerate(saved.parameters()):
+        draw = torch.Generator().manual_seed(seed)
+        write_weight(weight, torch.randn(64, 64, generator=draw))
+    weights = plain_tensors(saved.state_dict())
+
+    files = TensorFiles(save_prepared(tmp_path, INGREDIENTS, 1.0, weights).files)
+    read_quantized(read, files)
+
+    ours, theirs = plain_tensors(read.state_dict()), weights
+    assert ours.keys() == files.headers.keys() == theirs.keys()
+    assert all(torch.equal(ours[n].view(torch.uint8), theirs[n].view(torch.uint8)) for n in ours)
+    assert sum(tensor.nbytes for tensor in theirs.values()) == 2 * (64 * 64 + 64 * 4)
+
+
+def quantized_module(kind: Kind) -> torch.nn.Module:
+    linears = {name: torch.nn.Linear(64, 64, bias=False, device="meta") for name in "ab"}
+    module = torch.nn.ModuleDict(linears)
+    placement = Placement(torch.device("cpu"), torch.bfloat16, "as set")
+    quantize_linears(module, linears, kind, placement)
+    return module
+
+
 def test_large_weights_are_split_so_that_little_is_held_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -61,6 +96,7 @@ def test_large_weights_are_split_so_that_little_is_held_twice(
         {"device": "cuda"},
         {"processor": "CPU AVX512, 1 threads"},
         {"versions": {"torch": "2.14.0"}},
+        {"quantized": "int8"},
         {"law": prepared.LAW_VERSION + 1},
     ],
     ids=lambda change: next(iter(change)),
