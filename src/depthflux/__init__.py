@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from depthflux.contract import GenerationRequest, Prediction
-    from depthflux.engine.engine import Engine, load
+    from depthflux.engine.engine import Engine
+    from depthflux.engine.loading import load
     from depthflux.engine.provenance import request_from_record
     from depthflux.errors import (
         BusyError,
@@ -78,7 +79,7 @@ _HOMES = {
     "Engine": "depthflux.engine.engine",
     "GenerationRequest": "depthflux.contract",
     "Prediction": "depthflux.contract",
-    "load": "depthflux.engine.engine",
+    "load": "depthflux.engine.loading",
     "read_record": "depthflux.images",
     "request_from_record": "depthflux.engine.provenance",
 }

@@ -26,7 +26,8 @@ from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxTransf
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
-from depthflux.engine.engine import Engine, engine_of, load
+from depthflux.engine.engine import Engine
+from depthflux.engine.loading import engine_of, load
 from depthflux.model.components import KINDS, Component
 from depthflux.model.control_lora import ControlLora, grow_input_embedder
 from depthflux.model.demo import demo_folder

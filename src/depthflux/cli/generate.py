@@ -133,7 +133,7 @@ def paint(request: GenerationRequest, profile: str, settings: dict[str, Any]) ->
         DepthFluxError: the model cannot be loaded, or the run failed.
     """
     with StepProgress() as progress:
-        from depthflux.engine.engine import load
+        from depthflux.engine.loading import load
 
         engine = load(profile, **settings)
         progress.phase("preparing")

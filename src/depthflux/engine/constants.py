@@ -76,6 +76,12 @@ class ConstantsMaker:
         self._modulations: Kept[list[StepModulation]] = Kept(MOST_KEPT if keeps else 0)
         self._ropes: Kept[torch.Tensor] = Kept(MOST_ROPES if keeps else 0)
 
+    def forget(self) -> None:
+        """Let go of everything that is kept."""
+        self._texts.clear()
+        self._modulations.clear()
+        self._ropes.clear()
+
     def make(self, conditioning: Conditioning) -> Constants:
         """The constants of a request, with the weights that the transformer has now."""
         prompt, guidance_scale = conditioning.prompt, conditioning.guidance_scale

@@ -15,9 +15,7 @@ from depthflux.engine.latents import pack
 from depthflux.model.loading import Model
 
 
-def draw(
-    model: Model, conditioning: Conditioning, seed: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+def draw(model: Model, conditioning: Conditioning, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Draw one picture's beginning.
 
     Args:

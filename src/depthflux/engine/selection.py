@@ -12,7 +12,9 @@ from typing import Any
 
 import torch
 
+from depthflux.engine.preflight import choose_lossless
 from depthflux.errors import SettingsError, WeightsMissingError, show
+from depthflux.model.footprint import FLUX_SIZE
 from depthflux.model.weights import HOW_TO_GET_FLUX, flux_is_there, flux_places
 from depthflux.settings import ENVIRONMENT_PREFIX, ResolvedSettings, resolve_settings
 
@@ -58,7 +60,13 @@ def _choose_profile(environment: Mapping[str, str], arguments: Mapping[str, Any]
     if settings.model != "flux" or flux_is_there(settings):
         if not cuda:
             logger.warning("No CUDA device: FLUX runs on the CPU, hours for a picture.")
-        return "exact" if cuda else "cpu"
+            return "cpu"
+        if settings.model != "flux":
+            return "exact"
+        return choose_lossless(
+            FLUX_SIZE,
+            lambda name: resolve_settings(name, environment=environment, arguments=arguments),
+        )
     looked = ", ".join(map(str, flux_places(settings)))
     if cuda:
         raise WeightsMissingError(f"there is no FLUX.1-dev in {looked}.", fix=HOW_TO_GET_FLUX)

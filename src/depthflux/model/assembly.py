@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,11 +94,21 @@ def fit(component: Component) -> Fitted:
     return Fitted(component, module, tensors, rounded(own))
 
 
-def fill(fitted: Fitted, placement: Placement) -> torch.nn.Module:
-    """Read a module's weights to where it shall run; the module of `fitted` is no longer empty.
+def fill(
+    fitted: Fitted,
+    placement: Placement,
+    device_of: Callable[[str], torch.device] | None = None,
+) -> torch.nn.Module:
+    """Read a module's weights to where they shall be; the module of `fitted` is no longer empty.
 
     Quantized weights are left alone: they stand for fused ones, which no file of `fitted` holds.
+
+    Args:
+        fitted: the module and its files.
+        placement: where it shall run.
+        device_of: where a tensor shall be, by its name; without it, where the module runs.
     """
+    device_of = device_of or (lambda _: placement.device)
     if fitted.rounded:
         logger.warning(
             "%s is stored in fp8 (%s): its numbers were rounded when the file was made.",
@@ -110,7 +120,7 @@ def fill(fitted: Fitted, placement: Placement) -> torch.nn.Module:
     # copy: on the CPU a tensor of the asked dtype would be the file itself, and weights are
     # changed in place later.
     weights = {
-        name: fitted.tensors.read(name).to(placement.device, placement.dtype, copy=True)
+        name: fitted.tensors.read(name).to(device_of(name), placement.dtype, copy=True)
         for name in module.state_dict()
         if name in fitted.tensors.headers and name not in quantized
     }
@@ -118,7 +128,9 @@ def fill(fitted: Fitted, placement: Placement) -> torch.nn.Module:
     if isinstance(module, PreTrainedModel):
         module.tie_weights()
     # Buffers, which no file holds.
-    module.to(placement.device)
+    for owner in module.modules():
+        for name, buffer in owner.named_buffers(recurse=False):
+            owner._buffers[name] = buffer.to(placement.device)
     return module.eval().requires_grad_(False)
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 from diffusers import FlowMatchEulerDiscreteScheduler
 from transformers import CLIPTokenizer, T5Tokenizer
@@ -26,12 +27,18 @@ from depthflux.errors import WeightsCorruptError, first_line
 from depthflux.model.assembly import Fitted, fill, fit, is_number
 from depthflux.model.components import MODULES, Component
 from depthflux.model.control_lora import ControlLora, attach_control_lora
+from depthflux.model.offload import (
+    place_modulations,
+    place_text_encoders,
+    text_device,
+    transformer_device,
+)
 from depthflux.model.placement import Placement
 from depthflux.model.prepared import Prepared
 from depthflux.model.quantization import Kind, large_linears, quantize_linears, read_quantized
 from depthflux.model.tensors import TensorFiles
 from depthflux.model.weights import ModelFiles
-from depthflux.settings import Compat, Master
+from depthflux.settings import Compat, Home, Master, TextHome
 
 logger = logging.getLogger("depthflux")
 
@@ -42,6 +49,7 @@ FLUX_SHAPE = {"num_layers": 19, "num_single_layers": 38, "num_attention_heads": 
 SCHEDULE = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
 #: Words that any tokenizer with a vocabulary knows parts of.
 TOKENIZER_PROBE = "a red house on the hill"
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 #: Longest prompt of FLUX, in T5 tokens; a smaller model's tokenizer may state less.
 MAX_PROMPT_TOKENS = 512
 
@@ -91,6 +99,9 @@ def load_model(
     *,
     compat: Compat = "none",
     master: Master = "file",
+    modulation: Home = "device",
+    text_encoders: TextHome = "device",
+    components: Mapping[str, Any] | None = None,
     quantized: Kind = "none",
     prepared: Prepared | None = None,
 ) -> Model:
@@ -101,6 +112,9 @@ def load_model(
         placement: where it shall run.
         compat: whose law the control LoRA follows.
         master: where the unfused weights are kept.
+        modulation: where the modulation linears live.
+        text_encoders: where the text encoders live.
+        components: as `open_model` gives them, where they are open already.
         quantized: what the blocks' large linears are rounded to.
         prepared: the fused transformer, where it was saved before.
 
@@ -110,19 +124,22 @@ def load_model(
         LoraMismatchError: the control LoRA does not fit the transformer.
     """
     _say_what_was_passed_over(files)
-    components = open_model(files)
+    components = dict(components or open_model(files))
     components["transformer"], control_lora = load_transformer(
         components["transformer"],
         files.control_lora,
         placement,
         compat=compat,
         master=master,
+        modulation=modulation,
         quantized=quantized,
         prepared=prepared,
     )
-    for name in MODULES:
-        if name != "transformer":
-            components[name] = fill(components[name], placement)
+    components["vae"] = fill(components["vae"], placement)
+    home = dataclasses.replace(placement, device=text_device(text_encoders, placement.device))
+    for name in TEXT_ENCODERS:
+        components[name] = fill(components[name], home)
+        place_text_encoders([components[name]], text_encoders, placement.device)
     return Model(
         id=_model_id(files, components["transformer"].config),
         files=files,
@@ -139,6 +156,7 @@ def load_transformer(
     *,
     compat: Compat = "none",
     master: Master = "file",
+    modulation: Home = "device",
     quantized: Kind = "none",
     prepared: Prepared | None = None,
 ) -> tuple[Any, ControlLora]:
@@ -150,6 +168,7 @@ def load_transformer(
         placement: where it shall run.
         compat: whose law the control LoRA follows.
         master: where the unfused weights are kept.
+        modulation: where the modulation linears live.
         quantized: what the blocks' large linears are rounded to; these are of zeros until the
             control scale is set for the first time.
         prepared: the fused transformer to read instead; its control scale is then set already.
@@ -159,11 +178,16 @@ def load_transformer(
         LoraMismatchError: the control LoRA does not fit the transformer.
         DeviceError: what shall be quantized has sides that cannot be.
     """
+
+    def device_of(name: str) -> torch.device:
+        return transformer_device(name, modulation, placement.device)
+
     transformer = fitted.module
     # Before anything is filled: unquantized, these weights never lie on the device at once.
     quantize_linears(transformer, large_linears(transformer), quantized, placement)
+
     if prepared is None:
-        fill(fitted, placement)
+        fill(fitted, placement, device_of)
     with _quiet_libraries():
         attached = attach_control_lora(
             transformer,
@@ -176,9 +200,10 @@ def load_transformer(
     if prepared is not None:
         # The transformer is grown by now, as the prepared one is.
         saved = TensorFiles(prepared.files)
-        fill(dataclasses.replace(fitted, tensors=saved), placement)
+        fill(dataclasses.replace(fitted, tensors=saved), placement, device_of)
         read_quantized(transformer, saved)
         attached.take_as_fused(prepared.control_scale)
+    place_modulations(transformer, modulation, placement.device)
     return transformer, attached
 
 

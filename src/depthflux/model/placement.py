@@ -1,4 +1,4 @@
-"""The device and dtype that this machine can give, each with the reason it was chosen.
+"""The device, dtype and memory that this machine can give, each with the reason it was chosen.
 
 Knows nothing of models.
 """
@@ -11,6 +11,8 @@ import torch
 
 from depthflux.errors import DeviceError
 from depthflux.settings import EngineSettings
+
+GIGABYTE = 1e9
 
 
 @dataclass(frozen=True)
@@ -55,3 +57,38 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"CPU {torch.backends.cpu.get_cpu_capability()}"
+
+
+def available_bytes(device: torch.device, limit_gb: float | None = None) -> int | None:
+    """The device memory that this process may have: what is free, and what it holds already.
+
+    Args:
+        device: a GPU's is asked for; the CPU's is not planned with.
+        limit_gb: a limit in 1e9 bytes to plan with instead, on any device.
+
+    Returns:
+        Bytes; None where nothing limits them.
+    """
+    if limit_gb is not None:
+        return round(limit_gb * GIGABYTE)
+    if device.type != "cuda":
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    return int(free) + torch.cuda.memory_reserved(device)
+
+
+def hold_to_limit(device: torch.device, limit_gb: float | None) -> None:
+    """Let a GPU's memory run out at a limit, in 1e9 bytes, as on a smaller card.
+
+    Without a limit, and on the CPU, whose limit is simulated, nothing is done.
+    """
+    if limit_gb is None or device.type != "cuda":
+        return
+    _, total = torch.cuda.mem_get_info(device)
+    torch.cuda.set_per_process_memory_fraction(min(1.0, limit_gb * GIGABYTE / total), device)
+
+
+def in_gigabytes(count: int) -> str:
+    """Bytes in words, such as `21.6 GB`; below 1 GB with two digits."""
+    number = count / GIGABYTE
+    return f"{number:.2g} GB" if number < 1 else f"{number:.1f} GB"

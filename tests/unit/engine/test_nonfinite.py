@@ -89,8 +89,12 @@ def test_what_is_not_finite_before_the_loop_shows_in_its_first_step(
 ) -> None:
     module = getattr(engine_8x.model, component).get_submodule(part)
 
+    # What was encoded before is kept, so neither prompt nor picture may have been.
+    unseen = room.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+    request = REQUEST | {"prompt": f"a cube that no test has asked for, {component}"}
+
     with spoilt(module, call=1, value=math.nan), pytest.raises(NonFiniteError) as caught:
-        engine_8x.generate(**REQUEST, control_image=room)
+        engine_8x.generate(**request, control_image=unseen)
 
     assert caught.value.step == 1
 

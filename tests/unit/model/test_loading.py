@@ -17,8 +17,7 @@ from single_files import MODULE_FILES, as_single_files, write_single_files
 from transformers import CLIPTextModel, T5EncoderModel
 
 import depthflux
-from depthflux.engine.compilation import compile_model
-from depthflux.engine.engine import Engine
+from depthflux.engine.loading import engine_of
 from depthflux.errors import WeightsCorruptError
 from depthflux.model.assembly import fill, fit
 from depthflux.model.components import Component
@@ -26,7 +25,6 @@ from depthflux.model.discovery import FLUX_RULES, FOLDER_RULES, Places, search
 from depthflux.model.loading import Model, load_model, load_tokenizer
 from depthflux.model.placement import Placement, place
 from depthflux.model.weights import ModelFiles, find_model
-from depthflux.safety import SafetyChecker
 from depthflux.settings import ResolvedSettings, resolve_settings
 
 REPOSITORY = "models--black-forest-labs--FLUX.1-dev"
@@ -66,7 +64,7 @@ def picture(settings: ResolvedSettings, model: Path, depth: Image.Image) -> tupl
     files = with_miniature_configs(find_model(settings.values), model)
     values = settings.values
     loaded = load_model(files, place(values), compat=values.compat, master=values.master)
-    engine = Engine(settings, loaded, None, SafetyChecker(), compile_model(loaded, values))
+    engine = engine_of(settings, loaded, None)
     prediction = engine.generate(
         prompt="a red cone on a yellow floor",
         control_image=depth,
