@@ -115,6 +115,7 @@ def measure(plan: Plan) -> dict[str, Any]:
             "threads": torch.get_num_threads(),
             "setting": describe_setting(plan),
             "stages": stages.measure_stages(miniature, cases, steps=plan.steps, compiled=True),
+            "hoisting": stages.measure_hoisting(miniature, cases, steps=plan.steps),
             "random_model": stages.measure_step(deep, inputs, compiled=plan.compiled_in_depth),
             "law": {
                 "conversion": law.measure_conversion() | law.measure_last_adaln(deep, inputs[1]),

@@ -33,6 +33,11 @@ def engine_of(folder: Path, **settings: Any) -> depthflux.Engine:
     return depthflux.load("exact", model=str(folder), device="cpu", compile=False, **settings)
 
 
+def unhoisted_engine(folder: Path, **settings: Any) -> depthflux.Engine:
+    """One in float32 and diffusers' order: what differs then is the law's doing alone."""
+    return engine_of(folder, dtype="float32", order="diffusers", **settings)
+
+
 def weights(transformer: torch.nn.Module) -> dict[str, torch.Tensor]:
     """A copy of a transformer's tensors; of peft's layers only what they wrap."""
     return {
@@ -120,7 +125,7 @@ def measure_last_adaln(folder: Path, inputs: Inputs) -> dict[str, Any]:
     for name, down in variants.items():
         path = folder / f"{name}.safetensors"
         save_file(published | {key: down.contiguous()}, path)
-        engine = engine_of(folder, dtype="float32", control_lora=path)
+        engine = unhoisted_engine(folder, control_lora=path)
         velocities[name] = velocity_at(engine, 1.0, inputs)
     wanted = velocities["published"]
     return {
@@ -141,7 +146,7 @@ def velocity_at(engine: depthflux.Engine, scale: float, inputs: Inputs) -> torch
 
 def measure_norms(folder: Path, inputs: Inputs) -> dict[str, Any]:
     """q/k norms at control scales other than 1: ours follow the scale, diffusers' do not."""
-    ours, theirs = (engine_of(folder, dtype="float32", compat=law) for law in ("none", "diffusers"))
+    ours, theirs = (unhoisted_engine(folder, compat=law) for law in ("none", "diffusers"))
     report = {}
     for scale in (0.0, 0.5, 1.0):
         velocities = [velocity_at(engine, scale, inputs) for engine in (ours, theirs)]
@@ -164,7 +169,7 @@ def measure_scale_zero(folder: Path, inputs: Inputs) -> dict[str, Any]:
     latents = inputs["hidden_states"].chunk(2, dim=-1)[0]
     with torch.no_grad():
         wanted = plain(**inputs | {"hidden_states": latents})[0]
-    engine = engine_of(folder, dtype="float32")
+    engine = unhoisted_engine(folder)
     engine.model.control_lora.set_scale(1.0)
     pipeline = load_pipeline(folder, torch.float32)
     pipeline.fuse_lora(lora_scale=0.0)

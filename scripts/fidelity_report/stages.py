@@ -20,15 +20,25 @@ import torch
 
 from fidelity_report.figures import relative_error, rounded, spread
 from fidelity_report.models import Case
+from fidelity_report.names import (
+    BFLOAT16,
+    COMPAT,
+    COMPILED,
+    DEMO,
+    DEMO_UNHOISTED,
+    EAGER,
+    FLOAT64,
+    ORACLE,
+    REFERENCE,
+    STAGES,
+    UNHOISTED,
+)
 from fidelity_report.systems import Inputs, System, Trace, cast, engine_system, pipeline_system
 
-ORACLE, FLOAT64, BFLOAT16 = (f"diffusers {n}" for n in ("float32", "float64", "bfloat16"))
-COMPILED = "exact, compiled"
 #: Noise levels and a guidance scale whose thousandfold is a number that bfloat16 has: diffusers
-#: rounds it, 3500 to 3504, which is no error of the step itself and the same on every side.
+#: rounds it, 3500 to 3504, which is no error of the step itself.
 LEVELS = (1.0, 0.5, 0.25, 0.125)
 GUIDANCE = 4.0
-STAGES = ("pooled", "tokens", "control", "step", "step_of_run", "all_steps", "decode", "picture")
 
 
 @dataclass(frozen=True)
@@ -51,12 +61,14 @@ def rows(folder: Path, *, steps: int, compiled: bool) -> dict[str, Row]:
     table = {
         FLOAT64: Row(pipeline(torch.float64), ORACLE),
         BFLOAT16: Row(pipeline(torch.bfloat16), BFLOAT16),
-        "reference": Row(engine("reference"), ORACLE),
-        "demo": Row(engine("demo"), ORACLE),
-        "exact, eager, compat=diffusers": Row(
-            engine("exact", compile=False, compat="diffusers"), BFLOAT16
+        REFERENCE: Row(engine("reference"), ORACLE),
+        DEMO_UNHOISTED: Row(engine("demo", order="diffusers"), ORACLE),
+        DEMO: Row(engine("demo"), ORACLE),
+        COMPAT: Row(
+            engine("exact", compile=False, order="diffusers", compat="diffusers"), BFLOAT16
         ),
-        "exact, eager": Row(engine("exact", compile=False), BFLOAT16),
+        UNHOISTED: Row(engine("exact", compile=False, order="diffusers"), BFLOAT16),
+        EAGER: Row(engine("exact", compile=False), BFLOAT16),
     }
     if compiled:
         table[COMPILED] = Row(engine("exact", compile=True), BFLOAT16)
@@ -114,9 +126,8 @@ def watch(
     outcome: Outcome = {stage: [] for stage in STAGES}
     traces = known or [system.run(case) for case in cases]
     for truth, trace in zip(truths, traces, strict=True):
-        first = trace.calls[0]
-        outcome["pooled"].append(first["pooled_projections"])
-        outcome["tokens"].append(first["encoder_hidden_states"])
+        outcome["pooled"].append(trace.pooled)
+        outcome["tokens"].append(trace.tokens)
         outcome["control"].append(trace.control)
         outcome["all_steps"].append(trace.latents)
         outcome["picture"].append(trace.picture)
@@ -194,6 +205,22 @@ def equal(one: list[Any], other: list[Any]) -> bool:
         np.array_equal(a, b) if isinstance(a, np.ndarray) else torch.equal(a, b.to(a.dtype))
         for a, b in zip(one, other, strict=True)
     )
+
+
+def measure_hoisting(folder: Path, cases: list[Case], *, steps: int) -> dict[str, Any]:
+    """What the order alone changes in float32: the hoisted runs' errors against diffusers' order.
+
+    The encoder has its channels first on both sides, so that both start from the same control
+    latents: what its layout in memory changes is no matter of the order.
+    """
+    unhoisted = engine_system(folder, "demo", steps=steps, order="diffusers")
+    hoisted = engine_system(folder, "demo", steps=steps)
+    hoisted.modules.vae.encoder.to(memory_format=torch.contiguous_format)
+    runs = [(hoisted.run(case), unhoisted.run(case)) for case in cases]
+    return {
+        "same_control": all(torch.equal(ours.control, theirs.control) for ours, theirs in runs),
+        "all_steps": spread(relative_error(ours.latents, theirs.latents) for ours, theirs in runs),
+    }
 
 
 def random_inputs(folder: Path, case: Case) -> list[Inputs]:

@@ -1,4 +1,4 @@
-"""Keeps off stderr what libraries log while they import torchao, which no user can act on.
+"""Keeps off stderr what libraries say of torchao, which no user can act on.
 
 diffusers and transformers import torchao wherever it is installed, whether or not anything is
 quantized. Exactly the lines below are dropped; whatever else these libraries log is still heard.
@@ -9,6 +9,7 @@ Knows nothing of the libraries but the beginnings of these lines.
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Mapping
 
 #: By logger, what is dropped. Seen with torchao 0.18, torch 2.13 and diffusers 0.42: kernels built
@@ -21,10 +22,16 @@ NOISE: Mapping[str, str] = {
 }
 
 
+#: A warning of torch's, at the first compiling of a quantized block: its key for the graph in the
+#: cache would change with torchao's classes. The cache's folder has torchao's version in its name.
+WARNING = r"\w+ does not implement _stable_hash_for_caching"
+
+
 def quiet_imports() -> None:
     """Drop the noise; called before diffusers or transformers is first imported."""
     for name in NOISE:
         logging.getLogger(name).addFilter(_is_news)
+    warnings.filterwarnings("ignore", message=WARNING)
 
 
 def _is_news(record: logging.LogRecord) -> bool:

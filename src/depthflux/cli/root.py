@@ -30,7 +30,9 @@ COMMANDS = {
     "depth": Entry("depth", "Write the depth map of a picture."),
     "doctor": Entry("doctor", "Say what this machine can run, and what is missing."),
     "weights": Entry("weights", "List, fetch, verify and prepare the weights."),
+    "warmup": Entry("warmup", "Compile a profile's blocks and keep the result for later starts."),
     "config": Entry("config", "Show the settings of the engine."),
+    "bench": Entry("bench", "Measure depthflux on this machine."),
 }
 
 EPILOG = """\b

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from depthflux.engine.attention import flash3, flash3_computes
 from depthflux.model.packing import pack
 
 #: The epsilon of all of FLUX's layer norms.
@@ -188,6 +189,8 @@ def rotate(heads: torch.Tensor, rope: torch.Tensor) -> torch.Tensor:
 
 def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     """Attention of all tokens to all; q, k, v [B, N, heads, head width] to [B, N, d]."""
+    if flash3_computes():
+        return flash3(q, k, v).flatten(2)
     attended = functional.scaled_dot_product_attention(
         q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
     )

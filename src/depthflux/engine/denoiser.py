@@ -75,7 +75,9 @@ class HoistedTransformer:
             step: the step's modulation.
         """
         image = torch.add(ends.control, latents @ ends.embedding).to(self.dtype)
-        text = constants.text.expand(len(latents), -1, -1).contiguous()
+        # A copy even for one picture: the first block's text must not be a view, where the later
+        # blocks' is none, or torch.compile makes a graph for it alone.
+        text = constants.text.repeat(len(latents), 1, 1)
         for double, of_image, of_text in zip(self.double, step.image, step.text, strict=True):
             image, text = double(image, text, of_image, of_text, constants.rope)
         tokens = torch.cat([text, image], dim=1)

@@ -23,7 +23,9 @@ from depthflux.canvas import Canvas
 from depthflux.contract import GenerationRequest, Prediction, format_time
 from depthflux.depth.depth_anything import DepthAnything
 from depthflux.engine import provenance
-from depthflux.engine.compilation import Compilation
+from depthflux.engine.attention import attention_by
+from depthflux.engine.attention_choice import choose_attention
+from depthflux.engine.compilation import Compilation, compiling
 from depthflux.engine.conditioning import Conditioning, condition
 from depthflux.engine.constants import ConstantsMaker
 from depthflux.engine.controls import ControlEncoder
@@ -40,6 +42,7 @@ from depthflux.images import ReadLimits, SourceImage, read_image
 from depthflux.model.footprint import Phase
 from depthflux.model.further_loras import LoraShelf, ShelfLora
 from depthflux.model.loading import Model
+from depthflux.model.quantization import choose_quantization
 from depthflux.safety import SafetyChecker
 from depthflux.settings import ResolvedSettings
 
@@ -61,6 +64,7 @@ class Engine:
         estimator: the depth estimator; None where only supplied depth maps can be used.
         safety: the safety checker.
         compilation: whether the transformer's blocks are compiled, and why.
+        attention: which kernel computes the blocks' attention, and why.
         transformer: the model's, with its constant work before the loop; None in diffusers' order.
         loras: where a request's further LoRAs come from.
         ladder: what is done when memory runs out, and what of it was done.
@@ -81,6 +85,13 @@ class Engine:
         self.estimator = estimator
         self.safety = safety
         self.compilation = compilation
+        config = model.transformer.config
+        self.attention = choose_attention(
+            settings.values,
+            model.placement,
+            config.num_attention_heads,
+            config.attention_head_dim,
+        )
         self.ladder = Ladder.of(model, settings.values)
         self.loras = LoraShelf(settings.values, model.transformer)
         keeps = settings.values.remember != "none"
@@ -93,7 +104,13 @@ class Engine:
         )
         # Taken now, not after painting: the files may be exchanged while the engine lives, and
         # hashing them is no part of an inference.
-        self._facts = provenance.describe_engine(settings, model, estimator, compilation)
+        ran = provenance.describe_running(
+            settings.values,
+            compilation,
+            choose_quantization(settings.values.quantize, model.placement).kind,
+            self.attention.kernel,
+        )
+        self._facts = provenance.describe_engine(settings, model, estimator, ran)
         self._lock = threading.RLock()
         self._running = False
 
@@ -256,6 +273,8 @@ class Engine:
         return {
             "created_at": format_time(created_at),
             **self._facts,
+            # A step down the ladder stays, and tiles change pixels.
+            "ran": {**self._facts["ran"], "vae_tiling": self.ladder.plan.vae_tiling},
             **provenance.describe_run(request, source, loras, canvas, self.settings.values),
             "safety": self.safety.identity() if request.enable_safety_checker else {},
             "hardware": provenance.describe_machine(self.model.placement.device),
@@ -290,11 +309,12 @@ class Engine:
         self, conditioning: Conditioning, seeds: Sequence[int], report: Callable[[int], None]
     ) -> torch.Tensor:
         """Steps 8 and 9, in the order that the settings ask for."""
-        if self.transformer is None:
-            (seed,) = seeds
-            return denoise_in_diffusers_order(self.model, conditioning, seed, report)
-        constants = self._constants.make(conditioning)
-        return denoise(self.model, self.transformer, conditioning, constants, seeds, report)
+        with compiling(), attention_by(self.attention.kernel):
+            if self.transformer is None:
+                (seed,) = seeds
+                return denoise_in_diffusers_order(self.model, conditioning, seed, report)
+            constants = self._constants.make(conditioning)
+            return denoise(self.model, self.transformer, conditioning, constants, seeds, report)
 
 
 def _as_request(request: GenerationRequest | None, fields: dict[str, Any]) -> GenerationRequest:

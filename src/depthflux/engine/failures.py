@@ -26,9 +26,11 @@ def translated_failures(request: GenerationRequest) -> Iterator[None]:
     with _memory_errors(advice):
         try:
             yield
-        except RuntimeError as error:
-            if not isinstance(error, torch._dynamo.exc.TorchDynamoException):
-                raise
+        # The second is no RuntimeError, as its kin are.
+        except (
+            torch._dynamo.exc.TorchDynamoException,
+            torch._dynamo.exc.FailOnRecompileLimitHit,
+        ) as error:
             raise GenerationError(
                 f"torch.compile failed: {first_line(error)}; run with compile=false to go "
                 "without it."

@@ -19,6 +19,7 @@ from depthflux.engine.engine import Engine
 from depthflux.engine.failures import translated_load_failures
 from depthflux.engine.preflight import measure, require_fit
 from depthflux.engine.selection import select_settings
+from depthflux.engine.switches import check_switches
 from depthflux.model.loading import Model, load_model, open_model
 from depthflux.model.placement import hold_to_limit, place
 from depthflux.model.prepared import find_prepared, ingredients_of
@@ -48,6 +49,7 @@ def load(target: str | Path = "auto", **settings: Any) -> Engine:
     resolved = select_settings(target, environment=os.environ, arguments=settings)
     values = resolved.values
     placement = place(values)
+    check_switches(values, placement)
     quantization = choose_quantization(values.quantize, placement)
     files = find_model(values)
     if values.threads is not None:
@@ -101,8 +103,11 @@ def engine_of(resolved: ResolvedSettings, model: Model, estimator: DepthAnything
 
 def hoist(model: Model) -> HoistedTransformer:
     """Bring a model into the order in which what is constant is computed once."""
-    # Convolutions are faster so, on GPUs and CPUs; the results differ in their last bits.
-    model.vae.to(memory_format=torch.channels_last)
+    # Convolutions are faster so, on GPUs and CPUs. In float32 the encoder stays as it is: the CPU's
+    # kernels for this layout err ten times as much, and what they err the whole run is built on.
+    model.vae.decoder.to(memory_format=torch.channels_last)
+    if model.placement.dtype != torch.float32:
+        model.vae.encoder.to(memory_format=torch.channels_last)
     return HoistedTransformer(model.transformer)
 
 

@@ -75,11 +75,13 @@ def compute_modulations(
     ]
     # The last layer has its scale first; here the shift is first everywhere.
     final = compute_vectors(transformer.norm_out.linear, embedded, FINAL_VECTORS, (0,)).flip(1)
+    # Detached, since torch.compile looks through a view at the tensor behind it, and would make
+    # other graphs for a run of one step.
     return [
         StepModulation(
-            image=[vectors[step] for vectors in image],
-            text=[vectors[step] for vectors in text],
-            single=[vectors[step] for vectors in single],
+            image=[vectors[step].detach() for vectors in image],
+            text=[vectors[step].detach() for vectors in text],
+            single=[vectors[step].detach() for vectors in single],
             final=final[step],
         )
         for step in range(len(timesteps))

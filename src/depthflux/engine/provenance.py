@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 import torch
+from pydantic import ValidationError
 
 import depthflux
 from depthflux.canvas import Canvas
@@ -33,6 +34,8 @@ from depthflux.model.placement import device_name
 from depthflux.settings import Dtype, EngineSettings, ResolvedSettings, profile_names
 
 RECORD_VERSION = 1
+#: Settings that a record keeps in its part `ran` under their own names, beside dtype and compile.
+RUNNING = ("order", "quantize", "skip_steps", "max_batch", "vae_tiling")
 #: Models that a setting names by a word; any other is a folder's path.
 NAMED_MODELS = ("demo", "flux")
 #: More threads than this for each core are no record's business to ask for.
@@ -68,7 +71,7 @@ def describe_engine(
     settings: ResolvedSettings,
     model: Model,
     estimator: DepthAnything | None,
-    compilation: Compilation,
+    ran: Mapping[str, Any],
 ) -> dict[str, Any]:
     """What is the same for all pictures of an engine: hashes, versions, how it computes.
 
@@ -92,12 +95,32 @@ def describe_engine(
             "gives": card.gives if card else "",
             "sha256": estimator_sha256,
         },
-        "ran": {
-            "dtype": str(model.placement.dtype).removeprefix("torch."),
-            "compiled": compilation.applied,
-            "reason": compilation.reason,
-        },
+        "ran": dict(ran),
         "versions": describe_versions(),
+    }
+
+
+def describe_running(
+    settings: EngineSettings, compilation: Compilation, quantized: str, attention: str
+) -> dict[str, Any]:
+    """How an engine computes: all that decides its pixels beside weights, versions and hardware.
+
+    Args:
+        settings: the engine's.
+        compilation: whether its blocks are compiled.
+        quantized: what the large linears are rounded to, such as `fp8`, or `none`.
+        attention: the kernel's name.
+    """
+    return {
+        "dtype": settings.dtype,
+        "compiled": compilation.applied,
+        "reason": compilation.reason,
+        "order": settings.order,
+        "attention": attention,
+        "quantize": quantized,
+        "skip_steps": settings.skip_steps,
+        "max_batch": settings.max_batch,
+        "vae_tiling": settings.vae_tiling,
     }
 
 
@@ -246,11 +269,24 @@ def replay_settings(
         and 1 <= settings["threads"] <= (os.cpu_count() or 1) * MOST_THREADS_A_CORE
     ):
         raise _bad_record(f"it says that it ran as {show(settings)}")
+    settings |= _recorded_running(ran)
     settings["model"] = _part(record, "model")["from"] if model is None else model
     threshold = _part(record, "safety").get("threshold")
     if isinstance(threshold, float) and 0 <= threshold <= 1:
         settings["safety_threshold"] = threshold
     return profile, settings
+
+
+def _recorded_running(ran: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of speed and memory that shaped a record's pixels."""
+    settings = {name: ran[name] for name in RUNNING if name in ran}
+    # Records of before there was another order say nothing of it.
+    settings.setdefault("order", "diffusers")
+    try:
+        EngineSettings(**settings)
+    except ValidationError as error:
+        raise _bad_record(f"it says that it ran as {show(settings)}") from error
+    return settings
 
 
 def differences(recorded: Mapping[str, Any], present: Mapping[str, Any]) -> list[str]:

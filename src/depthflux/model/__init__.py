@@ -20,7 +20,9 @@ Reading them:
     tensors.py        a module's tensors by its own names, from memory-mapped files
     assembly.py       a module built empty, compared with its files, filled
     placement.py      the device and dtype that a machine can give, and why
-    quantization.py   the large linears in 8 bits
+    quantization.py   the large linears in 8 bits; packing.py joins several into one
+    footprint.py      how many bytes of the device's memory all of it takes
+    offload.py        what need not be on the device all the time
     loading.py        all of it: files → modules
 
 LoRAs:

@@ -12,8 +12,14 @@ from PIL import Image
 from torch._dynamo.utils import counters
 
 import depthflux
-from depthflux.errors import DeviceError, GenerationError
+from depthflux.engine import compilation
+from depthflux.engine.compilation import MODES, choose_compilation, compiling
+from depthflux.errors import DeviceError, GenerationError, SettingsError
+from depthflux.model.placement import Placement
+from depthflux.settings import EngineSettings
 
+CPU = Placement(torch.device("cpu"), torch.float32, "as set")
+GPU = Placement(torch.device("cuda:0"), torch.bfloat16, "as set")
 REQUEST = {"prompt": "a red sphere", "size": "512*512", "num_inference_steps": 3, "seed": 1}
 
 
@@ -63,6 +69,57 @@ def test_compiling_without_a_compiler_is_refused_before_a_request(
 
     with pytest.raises(DeviceError, match=r"needs a C\+\+ compiler"):
         depthflux.load("reference", model=str(miniature_8x), compile=True)
+
+
+def test_without_triton_auto_does_not_compile_for_cuda_and_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(compilation.importlib.util, "find_spec", lambda _: None)
+
+    chosen = choose_compilation(EngineSettings(compile="auto"), GPU)
+
+    assert not chosen.applied
+    assert chosen.reason == "auto: compiling for CUDA needs Triton, which is not installed"
+    with pytest.raises(DeviceError, match=r"compile=true: compiling for CUDA needs Triton.*false"):
+        choose_compilation(EngineSettings(compile=True), GPU)
+
+
+def test_quantizing_is_refused_where_blocks_are_not_compiled() -> None:
+    with pytest.raises(SettingsError, match=r"quantize=int8 without compiling .*compile=true"):
+        choose_compilation(EngineSettings(quantize="int8"), CPU)
+
+    assert choose_compilation(EngineSettings(quantize="int8", compile=True), CPU).applied
+
+
+def test_kernels_are_timed_on_cuda_only_and_never_replayed_as_cuda_graphs() -> None:
+    options = torch._inductor.list_mode_options(MODES["cuda"])
+
+    assert options["max_autotune"]
+    assert not options.get("triton.cudagraphs")
+    assert MODES["cpu"] == "default"
+
+
+def test_a_graph_made_for_equal_sizes_serves_different_ones() -> None:
+    def join(text: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+        return torch.cat([text, image])
+
+    compiled = torch.compile(join, backend="eager", fullgraph=True, dynamic=True)
+    with compiling():
+        compiled(torch.zeros(32), torch.zeros(32))
+        compiled(torch.zeros(32), torch.zeros(48))
+
+    assert counters["stats"]["unique_graphs"] == 1
+
+
+def test_how_torch_compiles_is_changed_for_a_run_only() -> None:
+    from torch.fx.experimental import _config as symbols
+
+    before = symbols.use_duck_shape, torch._dynamo.config.recompile_limit
+    with compiling():
+        assert not symbols.use_duck_shape
+        assert torch._dynamo.config.recompile_limit == compilation.MOST_GRAPHS
+
+    assert (symbols.use_duck_shape, torch._dynamo.config.recompile_limit) == before
 
 
 def test_a_block_that_does_not_compile_is_an_error_and_not_an_eager_step(

@@ -86,10 +86,40 @@ def test_a_record_of_a_shipped_profile_says_how_it_ran(
             "dtype": "float32",
             "compile": False,
             "threads": record["hardware"]["threads"],
+            "order": "hoisted",
+            "quantize": "none",
+            "skip_steps": 0.0,
+            "max_batch": 1,
+            "vae_tiling": False,
             "safety_threshold": 0.8,
             "model": "demo",
         },
     )
+
+
+def test_a_record_of_before_there_was_another_order_is_replayed_in_diffusers(
+    demo_engine: depthflux.Engine, room: Image.Image
+) -> None:
+    record = demo_engine.generate(**FIELDS | {"num_images": 1}, control_image=room).record
+    ran = {name: record["ran"][name] for name in ("dtype", "compiled", "reason")}
+
+    assert replay_settings({**record, "ran": ran})[1]["order"] == "diffusers"
+
+
+def test_a_record_of_skipped_steps_is_replayed_with_them(
+    demo_engine: depthflux.Engine, room: Image.Image
+) -> None:
+    fields = FIELDS | {"num_images": 1, "num_inference_steps": 8}
+    turbo = depthflux.load("demo", skip_steps=0.5)
+    made = turbo.generate(**fields, control_image=room)
+
+    profile, settings = replay_settings(made.record)
+    again = depthflux.load(profile, **settings).generate(**fields, control_image=room)
+
+    assert settings["skip_steps"] == 0.5
+    assert again.images[0].tobytes() == made.images[0].tobytes()
+    plain = demo_engine.generate(**fields, control_image=room)
+    assert plain.images[0].tobytes() != made.images[0].tobytes()
 
 
 def test_a_record_of_a_model_of_ones_own_asks_for_it(
@@ -108,9 +138,13 @@ def test_a_record_of_a_model_of_ones_own_asks_for_it(
         ({"profile": "/etc/evil.toml"}, "name it with --profile"),
         ({"hardware": {"threads": 10**6}}, "says that it ran as"),
         ({"ran": {"dtype": "int4", "compiled": False}}, "says that it ran as"),
+        (
+            {"ran": {"dtype": "float32", "compiled": False, "skip_steps": 7}},
+            "says that it ran as",
+        ),
         ({"ran": None}, "no part 'ran'"),
     ],
-    ids=["profile's path", "threads", "dtype", "missing"],
+    ids=["profile's path", "threads", "dtype", "skipped steps", "missing"],
 )
 def test_a_record_cannot_choose_files_or_absurd_settings(
     change: dict[str, object], message: str, demo_engine: depthflux.Engine, room: Image.Image
