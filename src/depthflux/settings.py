@@ -31,8 +31,8 @@ Compat = Literal["none", "diffusers"]
 Master = Literal["file", "host", "device"]
 #: Whether what is constant over the steps is computed once or, as diffusers does, in every step.
 Order = Literal["hoisted", "diffusers"]
-#: Where weights that are not needed in the loop live.
-Home = Literal["device", "host"]
+#: Where weights that are not needed in the loop live; `file`: nowhere, they are read when needed.
+Home = Literal["device", "host", "file"]
 #: Where the text encoders live and run.
 TextHome = Literal["device", "host", "cpu"]
 #: What the blocks' large linears are rounded to.
@@ -141,8 +141,9 @@ class EngineSettings(BaseModel):
     modulation: Home = Field(
         "device",
         description=(
-            "Where the modulation linears live, a quarter of FLUX: on the `device`, or in `host` "
-            "memory, from which they are streamed once a request."
+            "Where the modulation linears live, a quarter of FLUX: on the `device`; in `host` "
+            "memory, from which they are streamed once a request; or in the `file` alone, from "
+            "which each is read and fused anew then."
         ),
     )
     text_encoders: TextHome = Field(

@@ -105,6 +105,7 @@ class ConstantsMaker:
                     prompt.pooled,
                     guidance_scale,
                     schedule.timesteps.to(prompt.pooled.device),
+                    self._model.control_lora.linear,
                 ),
             ),
             schedule=schedule,

@@ -13,7 +13,7 @@ Knows nothing of pictures, blocks or the loop.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,33 +48,45 @@ class StepModulation:
 
 @torch.no_grad()
 def compute_modulations(
-    transformer: Any, pooled: torch.Tensor, guidance_scale: float, timesteps: torch.Tensor
+    transformer: Any,
+    pooled: torch.Tensor,
+    guidance_scale: float,
+    timesteps: torch.Tensor,
+    linear_of: Callable[[str], nn.Linear] | None = None,
 ) -> list[StepModulation]:
     """The vectors of all blocks for all steps.
 
     Args:
         transformer: diffusers' FluxTransformer2DModel; its modulation linears may lie on the CPU
-            while the rest is on a device.
+            while the rest is on a device, or be empty.
         pooled: CLIP's pooled vector, [1, pooled width], on the device.
         guidance_scale: the request's; not used by a model without that input.
         timesteps: float32 [steps], 1000 times the noise level.
+        linear_of: gives a modulation linear by its name; without it, the transformer's own. Each is
+            asked for once and let go of before the next.
 
     Returns:
         One entry a step.
     """
+    linear_of = linear_of or transformer.get_submodule
     embedded = functional.silu(_embed(transformer, pooled, guidance_scale, timesteps))
-    image, text = [], []
-    for block in transformer.transformer_blocks:
-        image.append(compute_vectors(block.norm1.linear, embedded, DOUBLE_VECTORS, DOUBLE_SCALES))
-        text.append(
-            compute_vectors(block.norm1_context.linear, embedded, DOUBLE_VECTORS, DOUBLE_SCALES)
-        )
+    image: list[torch.Tensor] = []
+    text: list[torch.Tensor] = []
+    for i in range(len(transformer.transformer_blocks)):
+        for vectors, name in ((image, "norm1"), (text, "norm1_context")):
+            linear = linear_of(f"transformer_blocks.{i}.{name}.linear")
+            vectors.append(compute_vectors(linear, embedded, DOUBLE_VECTORS, DOUBLE_SCALES))
     single = [
-        compute_vectors(block.norm.linear, embedded, SINGLE_VECTORS, SINGLE_SCALES)
-        for block in transformer.single_transformer_blocks
+        compute_vectors(
+            linear_of(f"single_transformer_blocks.{i}.norm.linear"),
+            embedded,
+            SINGLE_VECTORS,
+            SINGLE_SCALES,
+        )
+        for i in range(len(transformer.single_transformer_blocks))
     ]
     # The last layer has its scale first; here the shift is first everywhere.
-    final = compute_vectors(transformer.norm_out.linear, embedded, FINAL_VECTORS, (0,)).flip(1)
+    last = compute_vectors(linear_of("norm_out.linear"), embedded, FINAL_VECTORS, (0,)).flip(1)
     # Detached, since torch.compile looks through a view at the tensor behind it, and would make
     # other graphs for a run of one step.
     return [
@@ -82,7 +94,7 @@ def compute_modulations(
             image=[vectors[step].detach() for vectors in image],
             text=[vectors[step].detach() for vectors in text],
             single=[vectors[step].detach() for vectors in single],
-            final=final[step],
+            final=last[step],
         )
         for step in range(len(timesteps))
     ]

@@ -111,12 +111,15 @@ def batching(settings: EngineSettings, _placement: Placement) -> Switch:
 
 
 def modulation_home(settings: EngineSettings, placement: Placement) -> Switch:
-    """The modulation linears live in host memory."""
+    """The modulation linears live elsewhere than on the device."""
+    name = "modulation_home"
     if settings.modulation == "device":
-        return Switch("modulation_home", False, "the modulation linears stay on the device")
+        return Switch(name, False, "the modulation linears stay on the device")
+    if settings.modulation == "file":
+        return Switch(name, True, "modulation linears are held nowhere, read and fused when needed")
     if placement.device.type == "cpu":
-        return Switch("modulation_home", False, "the device is the host")
-    return Switch("modulation_home", True, "modulation linears in host memory, streamed a request")
+        return Switch(name, False, "the device is the host")
+    return Switch(name, True, "modulation linears in host memory, streamed a request")
 
 
 def text_encoders_home(settings: EngineSettings, placement: Placement) -> Switch:

@@ -83,6 +83,10 @@ class ControlLora:
         """The linears that the control LoRA changes."""
         return sorted(self.tensors.linears)
 
+    def linear(self, name: str) -> torch.nn.Linear:
+        """One of the transformer's linears with what is fused now, see `FusedLinears.linear`."""
+        return self._linears.linear(name)
+
     def set_scale(self, scale: float, further: Sequence[FurtherLora] = ()) -> int:
         """Bring the transformer's weights to a control scale and further LoRAs, in place.
 

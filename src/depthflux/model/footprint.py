@@ -256,7 +256,7 @@ def _denoise(size: ModelSize, plan: Plan, canvas: Canvas) -> int:
     loop = LOOP_WIDTHS * tokens * size.width * plan.element_bytes * plan.batch
     if plan.order == "diffusers":
         return loop
-    copied = plan.element_bytes if plan.modulation == "host" else 0
+    copied = {"device": 0, "host": plan.element_bytes, "file": FUSING_BYTES}[plan.modulation]
     return max(loop, size.largest_modulation * (FLOAT32_BYTES + copied))
 
 

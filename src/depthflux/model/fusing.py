@@ -112,7 +112,8 @@ class FusedLinears:
         Quantized weights need not equal anything: the first `fuse` writes all of them.
 
         Args:
-            module: with linears whose weights are plain or quantized.
+            module: with linears whose weights are plain, quantized, or empty: on the meta device
+                in the dtype that they would have. Those are fused when they are asked for.
             master: unfused tensors; a linear that takes more inputs than they have is grown by
                 zeros.
             dtype: what delta and sum are computed in before they are rounded, once, to what the
@@ -123,6 +124,7 @@ class FusedLinears:
         self._module = module
         self._dtype = dtype
         self._device = device
+        self._wanted: Mapping[str, Sequence[Delta]] = {}
         self._fused: dict[str, tuple[tuple[str, float], ...] | None] = {
             name.removesuffix(".weight"): None
             for name, weight in module.named_parameters()
@@ -138,6 +140,7 @@ class FusedLinears:
         Returns:
             How many linears were changed.
         """
+        self._wanted = wanted
         changed = 0
         for name in sorted({*wanted, *self._fused}):
             deltas = [delta for delta in wanted.get(name, ()) if delta.scale != 0]
@@ -153,22 +156,44 @@ class FusedLinears:
 
     def take_as_fused(self, fused: Mapping[str, Sequence[Delta]]) -> None:
         """Believe that the module's weights have these deltas already: they were loaded so."""
+        self._wanted = fused
         self._fused = {
             name: tuple((delta.lora, delta.scale) for delta in deltas if delta.scale != 0)
             for name, deltas in fused.items()
         }
 
+    def linear(self, name: str) -> nn.Linear:
+        """A linear with what is fused into it now.
+
+        Returns:
+            The module's own; where that one is empty, on the meta device, one of the same numbers
+            that is made anew on the device where sums are computed and belongs to the caller.
+        """
+        own: Any = self._module.get_submodule(name)
+        if not own.weight.is_meta:
+            linear: nn.Linear = own
+            return linear
+        deltas = [delta for delta in self._wanted.get(name, ()) if delta.scale != 0]
+        return self._fused_anew(name, own, deltas).to(own.weight.dtype)
+
     def _fuse(self, name: str, deltas: Sequence[Delta]) -> None:
         target: Any = self._module.get_submodule(name)
+        if target.weight.is_meta:
+            return
+        scratch = self._fused_anew(name, target, deltas)
+        write_weight(target.weight, scratch.weight)
+        if target.bias is not None:
+            target.bias.data.copy_(scratch.bias.data)
+
+    def _fused_anew(self, name: str, target: Any, deltas: Sequence[Delta]) -> nn.Linear:
+        """A linear of the target's shape with master and deltas, in the dtype of the sum."""
         dtype = target.weight.dtype
         if deltas or is_quantized(target.weight):
             dtype = self._dtype or dtype
         scratch = self._unfused(name, target, dtype)
         for delta in deltas:
             _merge(scratch, delta)
-        write_weight(target.weight, scratch.weight)
-        if target.bias is not None:
-            target.bias.data.copy_(scratch.bias.data)
+        return scratch
 
     def _unfused(self, name: str, target: nn.Linear, dtype: torch.dtype) -> nn.Linear:
         """A linear of the target's shape with a copy of the master's weights."""

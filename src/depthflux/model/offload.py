@@ -23,6 +23,8 @@ from depthflux.model.fusing import packed
 from depthflux.settings import Home, TextHome
 
 CPU = torch.device("cpu")
+#: Where modulation linears are read to that do not live on the device.
+HOMES = {"host": CPU, "file": torch.device("meta")}
 
 
 def text_device(home: TextHome, device: torch.device) -> torch.device:
@@ -33,9 +35,10 @@ def text_device(home: TextHome, device: torch.device) -> torch.device:
 def transformer_device(name: str, home: Home, device: torch.device) -> torch.device:
     """Where a tensor of the transformer is read to, by its name.
 
-    Modulation linears that live on the host never pass through the device's memory.
+    Modulation linears that live on the host never pass through the device's memory; those that
+    live in the file stay empty.
     """
-    return CPU if home == "host" and MODULATION.search(name) else device
+    return HOMES.get(home, device) if MODULATION.search(name) else device
 
 
 def place_text_encoders(encoders: Iterable[Any], home: TextHome, device: torch.device) -> None:
@@ -62,13 +65,18 @@ def place_modulations(transformer: nn.Module, home: Home, device: torch.device) 
 
     Args:
         transformer: diffusers' FluxTransformer2DModel, filled.
-        home: `device`, or `host` memory, pinned where the device is a GPU.
+        home: `device`; `host` memory, pinned where the device is a GPU; or `file`, which lets go
+            of them: `ControlLora.linear` makes them anew.
         device: the transformer's.
     """
     named = {n: p for n, p in transformer.named_parameters() if MODULATION.search(n)}
     if home == "device":
         for parameter in named.values():
             parameter.data = parameter.data.to(device)
+        return
+    if home == "file":
+        for name in named:
+            _empty(transformer, name)
         return
     copies = packed({n: p.data for n, p in named.items()}, pin=device.type == "cuda")
     for name, parameter in named.items():
@@ -97,6 +105,13 @@ def decode_in_tiles(vae: Any, latents: torch.Tensor) -> torch.Tensor:
     vae.tile_sample_min_size, vae.tile_latent_min_size = TILE_PIXELS, cells
     tiled: torch.Tensor = vae.tiled_decode(latents, return_dict=False)[0]
     return tiled
+
+
+def _empty(module: nn.Module, name: str) -> None:
+    """Put an empty parameter in place of a filled one."""
+    owner, _, part = name.rpartition(".")
+    empty = nn.Parameter(module.get_parameter(name).to("meta"), requires_grad=False)
+    setattr(module.get_submodule(owner), part, empty)
 
 
 def _stream(encoder: Any, device: torch.device) -> None:
