@@ -13,6 +13,8 @@ COMPAT = "exact, eager, order=diffusers, compat=diffusers"
 UNHOISTED = "exact, eager, order=diffusers"
 #: Engines in the hoisted order, which these profiles have: in float32 and in bfloat16.
 DEMO, EAGER, COMPILED = "demo", "exact, eager", "exact, compiled"
+#: The approximations. fp8 takes a GPU; int8 is what stands for it on others.
+SKIPPED, INT8, TURBO = "exact, eager, skip_steps=0.5", "fast in int8", "turbo in int8"
 #: What each stage is called on the page.
 STAGES = {
     "pooled": "CLIP, pooled",

@@ -28,9 +28,12 @@ from fidelity_report.names import (
     DEMO_UNHOISTED,
     EAGER,
     FLOAT64,
+    INT8,
     ORACLE,
     REFERENCE,
+    SKIPPED,
     STAGES,
+    TURBO,
     UNHOISTED,
 )
 from fidelity_report.systems import Inputs, System, Trace, cast, engine_system, pipeline_system
@@ -69,9 +72,12 @@ def rows(folder: Path, *, steps: int, compiled: bool) -> dict[str, Row]:
         ),
         UNHOISTED: Row(engine("exact", compile=False, order="diffusers"), BFLOAT16),
         EAGER: Row(engine("exact", compile=False), BFLOAT16),
+        SKIPPED: Row(engine("exact", compile=False, skip_steps=0.5), BFLOAT16),
     }
     if compiled:
         table[COMPILED] = Row(engine("exact", compile=True), BFLOAT16)
+        table[INT8] = Row(engine("fast", compile=True, quantize="int8"), BFLOAT16)
+        table[TURBO] = Row(engine("turbo", compile=True, quantize="int8"), BFLOAT16)
     return table
 
 

@@ -62,4 +62,29 @@ def test_a_device_that_is_not_there_runs_nothing(cli: Call, form: list[str]) -> 
     if form:
         assert json.loads(result.stdout)["switches"] == {}
     else:
-        assert "nothing" in result.stdout.splitlines()[-1]
+        assert "nothing" in result.stdout.split("what will run")[1]
+
+
+def test_the_memory_that_flux_would_take_is_told_for_a_gpu_that_is_not_here_too(cli: Call) -> None:
+    shown = cli("config", "show", "--profile", "gpu24")
+    document = json.loads(cli("config", "show", "--profile", "gpu24", "--json").stdout)
+
+    memory = document["memory"]
+    assert 20e9 < memory["estimated_bytes"] < 24e9
+    assert memory["available_bytes"] is None
+    assert "modulation linears" not in memory["resident_bytes"]
+    assert shown.stdout.splitlines()[-1].startswith(
+        "memory of cuda, estimated for FLUX at 864*1636"
+    )
+
+
+def test_a_limit_is_told_beside_the_memory_that_is_needed(cli: Call) -> None:
+    result = cli(
+        "config", "show", "--profile", "exact", "--device", "cpu", "--set", "memory_limit_gb=24"
+    )
+
+    assert result.stdout.splitlines()[-1].endswith("; 24.0 GB can be had")
+
+
+def test_the_memory_of_another_model_is_not_guessed(cli: Call) -> None:
+    assert json.loads(cli("config", "show", "--profile", "demo", "--json").stdout)["memory"] is None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from depthflux.cli.memory import describe_memory, in_words
 from depthflux.cli.messages import verbose_option
 from depthflux.cli.options import given_settings, json_option, profile_option, setting_options
 from depthflux.cli.outputs import echo_json
@@ -72,12 +73,15 @@ def show(ctx: click.Context, profile: str | None, as_json: bool) -> None:
         profile or "auto", environment=os.environ, arguments=given_settings(ctx)
     )
     here, switches = settings_here(resolved.values), _switches(resolved.values)
+    memory = describe_memory(resolved.values)
     if as_json:
-        echo_json(_document(resolved, here, switches))
-    else:
-        _print_settings(resolved, here)
-        click.echo()
-        _print_switches(switches)
+        echo_json(_document(resolved, here, switches) | {"memory": memory})
+        return
+    _print_settings(resolved, here)
+    click.echo()
+    _print_switches(switches)
+    if memory is not None:
+        click.echo(f"\n{in_words(memory)}")
 
 
 def settings_here(settings: EngineSettings) -> dict[str, Here]:
