@@ -16,7 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from depthflux.errors import SettingsError, first_line, show, unknown_name_problem
 
@@ -160,8 +168,9 @@ class EngineSettings(BaseModel):
     memory_limit_gb: float | None = Field(
         None,
         gt=0,
+        le=100_000,
         description="Device memory to plan with, in 1e9 bytes; without it, what is free.",
-        json_schema_extra={"allowed": "a number of gigabytes, more than 0"},
+        json_schema_extra={"allowed": "a number of gigabytes, more than 0, at most 100000"},
     )
     remember: Remember = Field(
         "disk",
@@ -210,6 +219,14 @@ class EngineSettings(BaseModel):
         json_schema_extra={"allowed": "seconds, more than 0, at most 600"},
     )
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_no_truth_value(cls, value: Any, info: ValidationInfo) -> Any:
+        # pydantic would take true for the number 1.
+        if isinstance(value, bool) and bool not in _alternatives(cls, str(info.field_name)):
+            raise ValueError
+        return value
+
     @model_validator(mode="after")
     def _combination_is_possible(self) -> EngineSettings:
         # Said here, before any weight is read: the miniature's LoRA fits nothing else.
@@ -234,6 +251,12 @@ class EngineSettings(BaseModel):
                 f"quantize={self.quantize} with compile=false would be slower than bfloat16; use "
                 "compile=true, or quantize=none"
             )
+
+
+def _alternatives(model: type[BaseModel], name: str) -> tuple[Any, ...]:
+    """What a setting's annotation is made of: its types, or a Literal's values."""
+    annotation = model.model_fields[name].annotation
+    return get_args(annotation) or (annotation,)
 
 
 @dataclass(frozen=True)

@@ -124,3 +124,34 @@ def test_a_bad_profile_file_is_refused(text: str, message: str, tmp_path: Path) 
 
 def test_every_setting_is_described() -> None:
     assert all(field.description for field in EngineSettings.model_fields.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("memory_limit_gb", float("inf")), ("memory_limit_gb", True), ("max_batch", True)],
+)
+def test_no_infinity_and_no_truth_value_is_taken_for_a_number(name: str, value: object) -> None:
+    with pytest.raises(SettingsError, match=f"{name}=.* is not allowed; allowed: a"):
+        resolve_settings("demo", arguments={name: value})
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"quantize": "int8"},
+        {"skip_steps": 0.5},
+        {"max_batch": 2},
+        {"modulation": "host"},
+        {"attention": "math"},
+    ],
+    ids=lambda settings: next(iter(settings)),
+)
+def test_what_needs_the_hoisted_order_is_refused_in_diffusers(settings: dict[str, object]) -> None:
+    (name,) = settings
+    with pytest.raises(SettingsError, match=f"{name}=.*: order=diffusers computes as diffusers"):
+        resolve_settings("reference", arguments=settings)
+
+
+def test_eight_bits_without_compiling_are_refused() -> None:
+    with pytest.raises(SettingsError, match="quantize=int8 with compile=false would be slower"):
+        resolve_settings("exact", arguments={"quantize": "int8", "compile": False})

@@ -17,7 +17,7 @@ import importlib.util
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -60,8 +60,9 @@ def attention_by(kernel: str) -> Iterator[None]:
         kernel: one of BACKENDS, `flash3`, or `torch`.
     """
     global _kernel
-    backend = BACKENDS.get(kernel)
-    with _one_at_a_time, sdpa_kernel(backend) if backend else nullcontext():
+    # All for torch's own choice: this may be a run inside of another engine's.
+    backends = [BACKENDS[kernel]] if kernel in BACKENDS else list(BACKENDS.values())
+    with _one_at_a_time, sdpa_kernel(backends):
         before, _kernel = _kernel, kernel
         try:
             yield

@@ -1,4 +1,4 @@
-"""The hot loop: from seeds' noise to pictures' latents, with nothing constant left in it.
+"""The hot loop: from seeds' noise to pictures' latents, with nothing constant computed in it.
 
 A step runs the blocks on tensors that are on the device already; the host only queues kernels and
 never waits for them. The latents, their embedding, the velocity and the step along it are float32

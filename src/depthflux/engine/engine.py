@@ -126,7 +126,8 @@ class Engine:
         Args:
             request: the request; or its fields as keyword arguments instead.
             on_step: called after each denoising step with the steps done and their total over all
-                pictures; whatever it raises stops the run and reaches the caller.
+                pictures; whatever it raises stops the run and reaches the caller. It counts anew
+                where memory ran out and the run begins a second time.
             fields: the request's fields, see `GenerationRequest`.
 
         Returns:
@@ -273,8 +274,12 @@ class Engine:
         return {
             "created_at": format_time(created_at),
             **self._facts,
-            # A step down the ladder stays, and tiles change pixels.
-            "ran": {**self._facts["ran"], "vae_tiling": self.ladder.plan.vae_tiling},
+            # A step down the ladder stays, and some change pixels.
+            "ran": {
+                **self._facts["ran"],
+                "vae_tiling": self.ladder.plan.vae_tiling,
+                "max_batch": self.ladder.plan.batch,
+            },
             **provenance.describe_run(request, source, loras, canvas, self.settings.values),
             "safety": self.safety.identity() if request.enable_safety_checker else {},
             "hardware": provenance.describe_machine(self.model.placement.device),
@@ -302,7 +307,7 @@ class Engine:
 
     def _batches(self, seeds: Sequence[int]) -> Iterator[Sequence[int]]:
         """The seeds of pictures that are denoised together."""
-        most = self.settings.values.max_batch
+        most = self.ladder.plan.batch
         return (seeds[first : first + most] for first in range(0, len(seeds), most))
 
     def _denoise(

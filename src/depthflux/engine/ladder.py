@@ -99,12 +99,14 @@ class Step:
         changes: what it changes in the plan.
         can: whether there is anything to be done.
         apply: does it to the model; None where the plan alone is asked.
+        phase: the only phase that it helps; None for all.
     """
 
     words: str
     changes: Mapping[str, Any]
     can: Callable[[Plan], bool]
     apply: Callable[[Model], None] | None = None
+    phase: Phase | None = None
 
 
 def _text_encoders_to_host(model: Model) -> None:
@@ -113,6 +115,12 @@ def _text_encoders_to_host(model: Model) -> None:
 
 
 STEPS = (
+    Step(
+        "pictures are denoised one at a time",
+        {"batch": 1},
+        lambda plan: plan.batch > 1,
+        phase="denoise",
+    ),
     Step(
         "the text encoders were moved to host memory",
         {"text_encoders": "host"},
@@ -130,6 +138,7 @@ STEPS = (
         "pictures are decoded in tiles, which changes pixels a little",
         {"vae_tiling": True},
         lambda plan: not plan.vae_tiling,
+        phase="decode",
     ),
 )
 
@@ -150,6 +159,7 @@ class Ladder:
         self._size = size
         self._notes: list[str] = []
         self._footprint: Footprint | None = None
+        self._phase: Phase | None = None
 
     @classmethod
     def of(cls, model: Model, settings: EngineSettings) -> Ladder:
@@ -196,6 +206,7 @@ class Ladder:
             reason = first_line(error)
         # Outside of the except block, whose traceback holds what the failed run had computed.
         let_go()
+        before = self.plan
         done = self.lower()
         if done is None:
             raise self._ran_out(reason, canvas)
@@ -204,7 +215,9 @@ class Ladder:
         try:
             return attempt(list(self._notes))
         except torch.OutOfMemoryError as error:
-            raise self._ran_out(f"{first_line(error)}, after {done}", canvas) from error
+            refusal = self._ran_out(f"{first_line(error)}, after {done}", canvas)
+            self._take_back(before)
+            raise refusal from error
 
     def enter(self, phase: Phase) -> None:
         """Begin a phase of the run.
@@ -212,12 +225,18 @@ class Ladder:
         Raises:
             torch.OutOfMemoryError: a simulated device's memory ran out.
         """
+        self._phase = phase
         if self._footprint is not None:
             self.meter.enter(phase, self._footprint.during(phase))
 
     def lower(self) -> str | None:
-        """Take the next step down; returns what was done, None where nothing is left to do."""
-        step = next((step for step in STEPS if step.can(self.plan)), None)
+        """Take the next step down that helps where memory ran out.
+
+        Returns:
+            What was done, in words; None where nothing is left to do.
+        """
+        helping = (step for step in STEPS if step.phase in (None, self._phase))
+        step = next((step for step in helping if step.can(self.plan)), None)
         if step is None:
             return None
         # What the failed run left in cycles would still be on the device.
@@ -229,6 +248,16 @@ class Ladder:
         self.plan = replace(self.plan, **step.changes)
         self._notes.append(f"memory ran out, so {step.words}")
         return step.words
+
+    def _take_back(self, plan: Plan) -> None:
+        """Undo a step that did not help and is in the plan alone.
+
+        One request too large would else change the pictures of all that come after it.
+        """
+        changed = {**vars(self.plan), "vae_tiling": plan.vae_tiling, "batch": plan.batch}
+        if Plan(**changed) != self.plan:
+            self.plan = Plan(**changed)
+            self._notes.pop()
 
     def _refuse_hopeless(self, canvas: Canvas, steps: int, pictures: int) -> None:
         """Refuse a request that would not fit with every step taken."""
@@ -246,7 +275,7 @@ class Ladder:
             raise OutOfMemoryError(
                 f"size={canvas.width}*{canvas.height} needs at least {in_gigabytes(needed)} of "
                 f"{self._model.placement.device}'s memory, of which {in_gigabytes(available)} can "
-                "be had; lower size, or use the profile gpu12."
+                f"be had; lower size{self._profiles('gpu12')}."
             )
 
     def _estimate(self, plan: Plan, canvas: Canvas, steps: int, pictures: int) -> Footprint:
@@ -260,6 +289,11 @@ class Ladder:
         needed = self._footprint.peak_bytes if self._footprint else 0
         return OutOfMemoryError(
             f"memory ran out: {reason}; size={canvas.width}*{canvas.height} is estimated at "
-            f"{in_gigabytes(needed)}{there}; lower size, close other programs, or use the "
-            "profile gpu16 or gpu12."
+            f"{in_gigabytes(needed)}{there}; lower size, or close other programs"
+            f"{self._profiles('gpu16 or gpu12')}."
         )
+
+    def _profiles(self, names: str) -> str:
+        """Advice that only a GPU's owner can follow."""
+        on_gpu = self._model.placement.device.type == "cuda"
+        return f", or use the profile {names}" if on_gpu else ""

@@ -133,6 +133,8 @@ def _advice(
     size: ModelSize, settings: EngineSettings, device: torch.device, *, other_than: str = ""
 ) -> str:
     """Which profile fits, those that lose nothing first."""
+    if device.type != "cuda" and size != FLUX_SIZE:
+        return "Raise memory_limit_gb, or close other programs."
     if settings.model == "demo":  # it has one profile
         return "Raise memory_limit_gb, or close other programs."
     limit = {"memory_limit_gb": settings.memory_limit_gb}

@@ -31,7 +31,7 @@ from depthflux.model.further_loras import ShelfLora
 from depthflux.model.loading import Model
 from depthflux.model.lora_names import is_name
 from depthflux.model.placement import device_name
-from depthflux.settings import Dtype, EngineSettings, ResolvedSettings, profile_names
+from depthflux.settings import Attention, Dtype, EngineSettings, ResolvedSettings, profile_names
 
 RECORD_VERSION = 1
 #: Settings that a record keeps in its part `ran` under their own names, beside dtype and compile.
@@ -280,6 +280,9 @@ def replay_settings(
 def _recorded_running(ran: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of speed and memory that shaped a record's pixels."""
     settings = {name: ran[name] for name in RUNNING if name in ran}
+    # `torch` is the name of torch's own choice, which is auto's on some machines.
+    if ran.get("attention") in get_args(Attention):
+        settings["attention"] = ran["attention"]
     # Records of before there was another order say nothing of it.
     settings.setdefault("order", "diffusers")
     try:

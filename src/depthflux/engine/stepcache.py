@@ -69,7 +69,8 @@ def computed_steps(steps: int, skipped_share: float) -> list[bool]:
         steps: of the run, 1 or more.
         skipped_share: 0 to 0.6 of them are not, rounded down.
     """
-    skipped = int(steps * skipped_share)
+    # Rounded first: 50 * 0.58 is 28.999999999999996.
+    skipped = int(round(steps * skipped_share, 6))
     first = max(LEAST_FIRST, round(steps * FIRST_SHARE))
     last = max(LEAST_LAST, round(steps * LAST_SHARE))
     # Many to skip: the beginning gives up some of its own, then the end.

@@ -91,6 +91,7 @@ def quantization(settings: EngineSettings, placement: Placement) -> Switch:
     chosen = choose_quantization(settings.quantize, placement)
     if not chosen.applied:
         return Switch("quantization", False, chosen.reason)
+    choose_compilation(settings, placement)  # refuses eager 8 bits
     reason = f"{chosen.kind} in the blocks' large linears, an approximation ({chosen.reason})"
     return Switch("quantization", True, reason)
 

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 from torch._dynamo.utils import counters
 
-from depthflux.contract import DEFAULT_SIZE
+from depthflux.contract.request import DEFAULT_SIZE, parse_size
 from depthflux.engine.engine import Engine
 
 #: The first is the default, whose kernels Inductor times; the second proves that a graph serves
@@ -63,6 +63,8 @@ def warm_up(
         InvalidParameterError: a size that a request may not have.
         GenerationError: torch.compile failed.
     """
+    for size in sizes:
+        parse_size(size)
     parts: list[Part] = []
     if not engine.compilation.applied:
         return parts
@@ -81,6 +83,7 @@ def _paint(engine: Engine, size: str, pictures: int) -> Part:
     engine.generate(
         prompt=PROMPT,
         control_image=_ramp(),
+        preprocess_depth=engine.estimator is not None,
         size=size,
         num_images=pictures,
         num_inference_steps=STEPS,

@@ -80,12 +80,14 @@ def available_bytes(device: torch.device, limit_gb: float | None = None) -> int 
 def hold_to_limit(device: torch.device, limit_gb: float | None) -> None:
     """Let a GPU's memory run out at a limit, in 1e9 bytes, as on a smaller card.
 
-    Without a limit, and on the CPU, whose limit is simulated, nothing is done.
+    It holds for the process until the next call; None lifts it. The CPU's limit is simulated, and
+    nothing is done.
     """
-    if limit_gb is None or device.type != "cuda":
+    if device.type != "cuda":
         return
     _, total = torch.cuda.mem_get_info(device)
-    torch.cuda.set_per_process_memory_fraction(min(1.0, limit_gb * GIGABYTE / total), device)
+    share = 1.0 if limit_gb is None else min(1.0, limit_gb * GIGABYTE / total)
+    torch.cuda.set_per_process_memory_fraction(share, device)
 
 
 def in_gigabytes(count: int) -> str:

@@ -123,6 +123,7 @@ def test_steps_come_in_order_lossless_first_until_none_is_left(
 ) -> None:
     ladder = Ladder(model, size, WHOLE, SimulatedMeter(1))
     weight = model.transformer.norm_out.linear.weight.clone()
+    ladder.enter("decode")
 
     done = [ladder.lower() for _ in range(4)]
 
@@ -136,11 +137,48 @@ def test_steps_come_in_order_lossless_first_until_none_is_left(
     assert ladder.plan.vae_tiling
 
 
+def test_tiles_are_no_help_but_for_decoding(model: Model, size: ModelSize) -> None:
+    ladder = Ladder(model, size, WHOLE, SimulatedMeter(1))
+    ladder.enter("control")
+
+    done = [ladder.lower() for _ in range(3)]
+
+    assert done[-1] is None
+    assert not ladder.plan.vae_tiling
+
+
+def test_pictures_denoised_together_are_first_denoised_alone(model: Model, size: ModelSize) -> None:
+    ladder = Ladder(model, size, Plan(**{**vars(WHOLE), "batch": 3}), SimulatedMeter(1))
+    ladder.enter("denoise")
+
+    assert ladder.lower() == "pictures are denoised one at a time"
+    assert ladder.plan.batch == 1
+
+
+def test_tiles_that_did_not_help_are_taken_back(model: Model, size: ModelSize) -> None:
+    """One request too large must not change the pictures of those that come after it."""
+    plan = Plan(**{**vars(WHOLE), "text_encoders": "host", "modulation": "host"})
+    ladder = Ladder(model, size, plan, SimulatedMeter(10**12))
+
+    def attempt(_notes: list[str]) -> None:
+        ladder.enter("decode")
+        raise torch.OutOfMemoryError("the decoder's activation")
+
+    with pytest.raises(OutOfMemoryError, match="after pictures are decoded in tiles"):
+        ladder.run(attempt, **RUN)
+
+    notes: list[list[str]] = []
+    ladder.run(notes.append, **RUN)
+    assert ladder.plan == plan
+    assert notes == [[]]
+
+
 def test_in_diffusers_order_the_modulations_stay_where_each_step_needs_them(
     model: Model, size: ModelSize
 ) -> None:
     plan = Plan.from_settings(EngineSettings(order="diffusers"))
     ladder = Ladder(model, size, plan, SimulatedMeter(1))
+    ladder.enter("decode")
 
     done = [ladder.lower() for _ in range(3)]
 
@@ -244,6 +282,14 @@ def test_a_model_that_does_not_fit_is_refused_before_its_weights_are_read(
 ) -> None:
     with pytest.raises(SettingsError, match=r"profile exact needs .* of cpu's memory"):
         engine_with(miniature_8x, memory_limit_gb=0.001)
+
+
+def test_a_refusal_names_a_gpus_profiles_on_a_gpu_only(miniature_8x: Path) -> None:
+    with pytest.raises(SettingsError) as caught:
+        engine_with(miniature_8x, memory_limit_gb=0.001)
+
+    assert "gpu" not in str(caught.value.fix)
+    assert "memory_limit_gb" in str(caught.value.fix)
 
 
 @pytest.mark.gpu

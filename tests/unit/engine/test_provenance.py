@@ -122,6 +122,17 @@ def test_a_record_of_skipped_steps_is_replayed_with_them(
     assert plain.images[0].tobytes() != made.images[0].tobytes()
 
 
+def test_a_record_of_a_chosen_attention_kernel_is_replayed_with_it(
+    demo_engine: depthflux.Engine, room: Image.Image
+) -> None:
+    fields = FIELDS | {"num_images": 1}
+    record = depthflux.load("demo", attention="math").generate(**fields, control_image=room).record
+    usual = demo_engine.generate(**fields, control_image=room).record
+
+    assert replay_settings(record)[1]["attention"] == "math"
+    assert "attention" not in replay_settings(usual)[1]
+
+
 def test_a_record_of_a_model_of_ones_own_asks_for_it(
     engine_8x: depthflux.Engine, room: Image.Image
 ) -> None:

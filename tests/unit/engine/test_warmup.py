@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -23,6 +24,7 @@ from PIL import Image
 from torch._dynamo.utils import counters
 
 import depthflux
+from depthflux.engine.compilation import Compilation
 from depthflux.engine.compile_cache import VARIABLES
 from depthflux.engine.conditioning import condition, encode_prompt
 from depthflux.engine.engine import Engine
@@ -196,6 +198,25 @@ def test_a_request_during_warm_up_waits_for_it(
     warming.join()
 
     assert graphs[0] >= 2, "both kinds of block were compiled before the request's only step"
+
+
+def test_a_size_is_judged_even_where_there_is_nothing_to_warm_up(miniature_16x: Path) -> None:
+    with pytest.raises(InvalidParameterError, match="size"):
+        warm_up(load(miniature_16x, compile=False), sizes=["foo"])
+
+
+def test_a_model_without_a_depth_estimator_is_warmed_up_with_a_depth_map(
+    miniature_16x: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(miniature_16x, folder)
+    shutil.rmtree(folder / "depth_estimator")
+    engine = load(folder, compile=False)
+    engine.compilation = Compilation(True, "believed")  # compiling would add nothing to see
+
+    parts = warm_up(engine, sizes=["512*512"])
+
+    assert [part.name for part in parts] == ["512*512, 1 picture"]
 
 
 def test_an_engine_that_does_not_compile_has_nothing_to_warm_up(miniature_16x: Path) -> None:
