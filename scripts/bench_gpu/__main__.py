@@ -1,4 +1,8 @@
-"""Makes a model of random weights and times it, from its files to its pictures.
+"""Times FLUX.1-dev's shapes with random weights: against diffusers, and from files to pictures.
+
+    scripts/bench-gpu speed --out docs/benchmarks/h200-2026-11-24      all parts; again to go on
+    scripts/bench-gpu speed --out DIR --parts fast,turbo --minutes 9.5
+    scripts/bench-gpu speed --out DIR --model small --device cpu       the rehearsal
 
     scripts/bench-gpu make --folder DIR                       35 GB; once
     scripts/bench-gpu run --folder DIR --minutes 9 --out docs/benchmarks/gpu-full-size.json
@@ -7,20 +11,24 @@
     scripts/bench-gpu make --folder DIR --size tiny           the rehearsal, on a CPU
     scripts/bench-gpu run --folder DIR --device cpu
 
-What is measured stands in plan.py, in order of importance; what there is no time for is left out
-and told. The last line of standard output is one JSON document, with units in its keys.
+What is measured stands in parts.py and plan.py, in order of importance; what there is no time for
+is left out and told. The last line of standard output is one JSON document.
 """
 
 import argparse
 import json
 import re
+import shlex
 import signal
 import sys
+import tempfile
 from pathlib import Path
 
+from bench_gpu import parts, speed
 from bench_gpu.plan import SCALES
 from bench_gpu.run import Options, run
 from bench_gpu.sizes import SIZES
+from depthflux.errors import DepthFluxError
 
 DEVICE = re.compile(r"cpu|cuda(:\d+)?")
 
@@ -31,12 +39,45 @@ def main() -> None:
         prog="bench-gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    make = commands.add_parser("make", help="write a model of random weights into a folder")
+    _add_speed(commands.add_parser("speed", help="the contest against diffusers, part by part"))
+    _add_make(commands.add_parser("make", help="write a model of random weights into a folder"))
+    _add_run(commands.add_parser("run", help="measure the model in a folder"))
+    arguments = parser.parse_args()
+    # A plain end, so that what was started is ended, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    does = {"speed": _speed, "make": _make, "run": _run}
+    sys.exit(does[arguments.command](arguments))
+
+
+def _add_speed(contest: argparse.ArgumentParser) -> None:
+    contest.add_argument("--out", type=Path, required=True, help="where documents go")
+    contest.add_argument(
+        "--folder",
+        type=Path,
+        default=Path(tempfile.gettempdir()) / "depthflux-bench-gpu",
+        help="compiled code, kept for the next call (default: %(default)s)",
+    )
+    contest.add_argument(
+        "--parts", type=names, default=[], help=f"{', '.join(parts.GROUPS)}, or single parts"
+    )
+    contest.add_argument("--minutes", type=float, default=8.0, help="of the call (default: 8)")
+    contest.add_argument("--model", choices=parts.SIZES, default="full", help="default: full")
+    contest.add_argument("--device", type=device, default="cuda", help="default: cuda")
+    contest.add_argument("--sizes", type=names, default=[], help="width*height, with commas")
+    contest.add_argument("--steps", type=count, help="of denoising (default: the model's)")
+    contest.add_argument("--repeat", type=count, help="rounds (default: 7 for full, 2 for small)")
+    contest.add_argument("--warmup", type=count, default=2, help="runs before them (default: 2)")
+    contest.add_argument("--commit", help="of the code, where git cannot tell")
+
+
+def _add_make(make: argparse.ArgumentParser) -> None:
     make.add_argument("--folder", type=Path, required=True, help="where to; made if missing")
     make.add_argument("--size", choices=SIZES, default="full", help="default: full")
     make.add_argument("--seed", type=int, default=0, help="of all weights (default: 0)")
     make.add_argument("--device", type=device, help="draws the numbers (default: cuda if there)")
-    measure = commands.add_parser("run", help="measure the model in a folder")
+
+
+def _add_run(measure: argparse.ArgumentParser) -> None:
     measure.add_argument("--folder", type=Path, required=True, help="that make wrote")
     measure.add_argument("--device", type=device, default="cuda", help="default: cuda")
     measure.add_argument(
@@ -46,10 +87,6 @@ def main() -> None:
     measure.add_argument("--repeat", type=count, help="timed pictures of each kind")
     measure.add_argument("--out", type=Path, help="the document (default: DIR/result.json)")
     measure.add_argument("--commit", help="of the code, where git cannot tell")
-    arguments = parser.parse_args()
-    # A plain end, so that what was started is ended, too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    sys.exit(_make(arguments) if arguments.command == "make" else _run(arguments))
 
 
 def device(text: str) -> str:
@@ -64,6 +101,21 @@ def count(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1")
     return int(text)
+
+
+def names(text: str) -> list[str]:
+    """Names with commas between."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _speed(arguments: argparse.Namespace) -> int:
+    given = vars(arguments)
+    given.pop("command")
+    options = speed.Options(**given, arguments=[shlex.quote(word) for word in sys.argv[1:]])
+    try:
+        return speed.run(options)
+    except DepthFluxError as error:
+        sys.exit(f"error: {error}")
 
 
 def _make(arguments: argparse.Namespace) -> int:

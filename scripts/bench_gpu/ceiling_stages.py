@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from bench_gpu.bench import Bench
 from bench_gpu.card import TEXT_TOKENS, image_tokens
-from bench_gpu.clocks import repeated_seconds
+from depthflux.bench.clocks import repeated_seconds
 
 #: Bytes that are copied; many times a cache.
 COPIED_BYTES = {"cuda": 2**32, "cpu": 2**26}

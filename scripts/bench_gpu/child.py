@@ -1,14 +1,31 @@
 """The process that measures, from its first moment on: it ends when the one that started it does.
 
-    python -m bench_gpu.child '{"folder": …}'
+    python -m bench_gpu.child '{"folder": …}'     stages of the model from files
+    python -m bench_gpu.child '{"kind": …}'       a part of the contest against diffusers
 
 Its standard input is a pipe that nothing is written to; the system closes it whenever the starting
 process is gone, in whatever way. Knows nothing of what is measured.
 """
 
+import json
 import os
 import sys
 import threading
+from typing import Any, TextIO
+
+
+class Teller:
+    """Says what happens, a JSON object a line."""
+
+    def __init__(self) -> None:
+        # Libraries may print; what they print must not stand between the lines.
+        self._stream: TextIO = os.fdopen(os.dup(1), "w", encoding="utf-8")
+        os.dup2(2, 1)
+
+    def __call__(self, **message: Any) -> None:
+        """Say one thing."""
+        self._stream.write(json.dumps(message) + "\n")
+        self._stream.flush()
 
 
 def end_with_the_starter() -> None:
@@ -23,7 +40,11 @@ def end_with_the_starter() -> None:
 
 if __name__ == "__main__":
     end_with_the_starter()
+    told = json.loads(sys.argv[1])
     # Not before: torch takes seconds to import.
-    from bench_gpu.measuring import main
+    if "kind" in told:
+        from bench_gpu.contest import main
+    else:
+        from bench_gpu.measuring import main
 
-    main()
+    main(told, Teller())

@@ -1,24 +1,22 @@
 """Runs arms, one stage after another, and tells of each as it ends.
 
-Takes one JSON argument and answers with one JSON object a line, so that what was measured is known
-to the watching process even when this one dies. It knows nothing of the document.
+Answers with one JSON object a line, so that what was measured is known to the watching process even
+when this one dies. It knows nothing of the document.
 """
 
 import gc
-import json
 import logging
-import os
 import shutil
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 
 from bench_gpu import ceiling_stages, picture_stages, weight_stages
 from bench_gpu.bench import Bench, SkippedError
+from bench_gpu.child import Teller
 from bench_gpu.manifest import read_manifest
 from bench_gpu.plan import Arm, Planner, Stage
 from bench_gpu.sizes import SIZES
@@ -43,24 +41,8 @@ KINDS: Mapping[str, Measure] = {
 }
 
 
-class Teller:
-    """Says what happens, a JSON object a line."""
-
-    def __init__(self) -> None:
-        # Libraries may print; what they print must not stand between the lines.
-        self._stream: TextIO = os.fdopen(os.dup(1), "w", encoding="utf-8")
-        os.dup2(2, 1)
-
-    def __call__(self, **message: Any) -> None:
-        """Say one thing."""
-        self._stream.write(json.dumps(message) + "\n")
-        self._stream.flush()
-
-
-def main() -> None:
-    """Run the arms that the argument names."""
-    options = json.loads(sys.argv[1])
-    tell = Teller()
+def main(options: Mapping[str, Any], tell: Teller) -> None:
+    """Run the arms that the options name."""
     # That there is no depth estimator, which is meant here, would be said at every loading.
     logging.getLogger("depthflux").setLevel(logging.ERROR)
     folder = Path(options["folder"])

@@ -8,14 +8,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
-from torch._dynamo.utils import counters
 
 from bench_gpu.bench import SEED, Bench
-from bench_gpu.card import TEXT_TOKENS, image_tokens, step_flops
-from bench_gpu.clocks import StepClock, now, spread
+from bench_gpu.card import TEXT_TOKENS, image_tokens
 from bench_gpu.memory import PeakMemory
 from bench_gpu.plan import FEW_STEPS
+from depthflux.bench.checking import compile_counters, profile_kernels
+from depthflux.bench.clocks import StepMarks, now
+from depthflux.bench.operations import step_flops
+from depthflux.bench.rounds import spread
 from depthflux.contract import Prediction
 
 
@@ -34,7 +35,7 @@ def first_steps(bench: Bench, *, picture: str) -> dict[str, Any]:
         "first_denoise_milliseconds": first["denoise"],
         "second_denoise_milliseconds": again["denoise"],
         **memory.figures,
-        **graphs(),
+        **compile_counters(),
     }
 
 
@@ -46,9 +47,11 @@ def pictures(bench: Bench, *, picture: str, number: int, repeat: int) -> dict[st
     walls, predictions, step_times = [], [], []
     with PeakMemory(bench.device) as memory:
         for _ in range(repeat):
-            clock = StepClock(bench.device, steps)
+            clock = StepMarks(bench.device, steps)
             start = now(bench.device)
-            predictions.append(bench.loaded.generate(**request, on_step=clock))
+            predictions.append(
+                bench.loaded.generate(**request, on_step=lambda *_, clock=clock: clock.mark())
+            )
             walls.append(now(bench.device) - start)
             step_times += clock.milliseconds()
     step = spread(step_times)
@@ -61,7 +64,7 @@ def pictures(bench: Bench, *, picture: str, number: int, repeat: int) -> dict[st
         "step_teraflops_per_second": step and teraflops_per_second(bench, picture, step["median"]),
         **memory.figures,
         "pictures_sha256": sorted({tuple(map(sha256, p.images)) for p in predictions}),
-        **graphs(),
+        **compile_counters(),
     }
 
 
@@ -70,7 +73,7 @@ def recompiling(bench: Bench, *, pictures: Sequence[str]) -> dict[str, Any]:
 
     The control scale ends at 1.
     """
-    before = graphs()["graphs_compiled"]
+    before = compile_counters()["graphs_compiled"]
     last = bench.size.pictures[-1]
     requests = [
         *(bench.request(size, seed=SEED + 1 + index) for index, size in enumerate(pictures)),
@@ -79,7 +82,7 @@ def recompiling(bench: Bench, *, pictures: Sequence[str]) -> dict[str, Any]:
     ]
     for request in requests:
         bench.loaded.generate(**request | {"num_inference_steps": FEW_STEPS})
-    return {"graphs_before": before, **graphs()}
+    return {"graphs_before": before, **compile_counters()}
 
 
 def kernels(bench: Bench, *, picture: str) -> dict[str, Any]:
@@ -87,38 +90,8 @@ def kernels(bench: Bench, *, picture: str) -> dict[str, Any]:
 
     Text encoders and VAE run, too; the transformer's kernels have a call for each block and step.
     """
-    on_cuda = bench.device.type == "cuda"
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    if on_cuda:
-        activities.append(torch.profiler.ProfilerActivity.CUDA)
     request = bench.request(picture, num_inference_steps=FEW_STEPS)
-    with torch.profiler.profile(activities=activities) as profile:
-        bench.loaded.generate(**request)
-        now(bench.device)
-    rows = [
-        {
-            "name": row.key,
-            "calls": row.count,
-            "device_milliseconds": round(row.self_device_time_total / 1000, 3),
-        }
-        for row in profile.key_averages()
-        # Operators and kernels stand in one list, and an operator's time is that of its kernels.
-        if row.device_type.name == "CUDA"
-    ]
-    rows.sort(key=lambda row: -row["device_milliseconds"])
-    operators = {
-        row.key: row.count for row in profile.key_averages() if "scaled_dot_product" in row.key
-    }
-    return {
-        "attention_operators_calls": operators,
-        "attention_kernels": [row for row in rows if is_attention(row["name"])] or None,
-        "longest_kernels": rows[:15] or None,
-    }
-
-
-def is_attention(kernel: str) -> bool:
-    """Whether a kernel's name is one of those that attention runs in: flash, cuDNN's, CUTLASS's."""
-    return any(word in kernel.lower() for word in ("flash", "fmha", "sdpa", "attention"))
+    return profile_kernels(lambda: bench.loaded.generate(**request), bench.device)
 
 
 def safety(bench: Bench, *, picture: str) -> dict[str, Any]:
@@ -139,14 +112,6 @@ def teraflops_per_second(bench: Bench, picture: str, milliseconds: float) -> flo
     tokens = image_tokens(bench.size, picture)
     flops = step_flops(bench.size.transformer, image_tokens=tokens, text_tokens=TEXT_TOKENS)
     return round(flops["total"] / (milliseconds / 1000) / 1e12, 4)
-
-
-def graphs() -> dict[str, int]:
-    """Graphs compiled since the arm began, and breaks in them, by torch's own counters."""
-    return {
-        "graphs_compiled": int(counters["stats"]["unique_graphs"]),
-        "graph_breaks": sum(counters["graph_break"].values()),
-    }
 
 
 def sha256(picture: Any) -> str:

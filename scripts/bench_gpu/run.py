@@ -13,12 +13,12 @@ from pathlib import Path
 
 from bench_gpu.card import card
 from bench_gpu.document import NOTICE, NOTICE_TINY, Document, checks, table
-from bench_gpu.gpu_samples import GpuSamples
 from bench_gpu.machine import describe_run
 from bench_gpu.manifest import read_manifest
 from bench_gpu.plan import Planner
 from bench_gpu.sizes import SIZES
 from bench_gpu.watching import Listener, measure_apart
+from depthflux.bench.gpu_samples import GpuSamples
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,13 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from bench_gpu.document import Document
-from bench_gpu.gpu_samples import GpuSamples
 from bench_gpu.plan import Arm
+from depthflux.bench.gpu_samples import GpuSamples
 
 #: A stage that is under way when the time is up may take so long to end before it is stopped.
 GRACE_SECONDS = 20.0
@@ -76,7 +76,7 @@ class Listener:
         elif name in self._started:
             start, end = self._started[name], time.time()
             entry["wall_seconds"] = round(end - start, 2)
-            entry["gpu"] = self._samples.between(start, end)
+            entry["gpu"] = self._samples.within([(start, end)])
         self._document.stages[name] = entry
         print(f"{name}: {entry['state']} {entry.get('reason', '')}".rstrip(), file=sys.stderr)
 
@@ -85,35 +85,63 @@ def measure_apart(
     arms: list[Arm], listener: Listener, *, folder: Path, device: str, repeat: int, deadline: float
 ) -> None:
     """Measure arms in one process of their own, and tell the listener."""
+    folder = folder.absolute()
     told = {
-        "folder": str(folder.absolute()),
+        "folder": str(folder),
         "device": device,
         "arms": [arm.name for arm in arms],
         "repeat": repeat,
         "deadline": deadline,
     }
-    command = [sys.executable, "-m", "bench_gpu.child", json.dumps(told)]
+    caches = {"XDG_CACHE_HOME": str(folder / "cache")}
+    if device.startswith("cuda"):
+        compiled = folder / "compiled"
+        shutil.rmtree(compiled, ignore_errors=True)
+        caches["TORCHINDUCTOR_CACHE_DIR"] = str(compiled)
+    ending = hear_out(told, listener.hear, deadline=deadline, environment=environment(caches))
+    if ending is not None:
+        listener.lost(arms, ending)
+
+
+def hear_out(
+    told: Mapping[str, Any],
+    hear: Callable[[dict[str, Any]], None],
+    *,
+    deadline: float,
+    environment: Mapping[str, str],
+) -> Ending | None:
+    """Start a process that measures and listen until it ends.
+
+    Args:
+        told: what it is to do, see bench_gpu.child.
+        hear: given each of its messages.
+        deadline: in seconds since 1970; a grace later it is stopped.
+        environment: its variables.
+
+    Returns:
+        How it ended before its time; None where it went well.
+    """
     with (
         tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors,
         subprocess.Popen(
-            command,
+            [sys.executable, "-m", "bench_gpu.child", json.dumps(told)],
             # Held open and never written to: its end tells the process that this one is gone.
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
-            env=_environment(folder.absolute(), device),
+            env=dict(environment),
         ) as process,
     ):
-        ending = _hear_out(process, listener, deadline, errors)
-    if ending is not None:
-        listener.lost(arms, ending)
+        return _until_its_end(process, hear, deadline, errors)
 
 
-def _hear_out(
-    process: "subprocess.Popen[str]", listener: Listener, deadline: float, errors: TextIO
+def _until_its_end(
+    process: "subprocess.Popen[str]",
+    hear: Callable[[dict[str, Any]], None],
+    deadline: float,
+    errors: TextIO,
 ) -> Ending | None:
-    """Listen until the process ends; how it did, None where it went well."""
     stopped = threading.Event()
 
     def stop() -> None:
@@ -125,7 +153,7 @@ def _hear_out(
     try:
         timer.start()
         for line in process.stdout or ():
-            listener.hear(json.loads(line))
+            hear(json.loads(line))
         code = process.wait()
     finally:
         timer.cancel()
@@ -142,20 +170,14 @@ def _hear_out(
     return Ending("failed", f"the process ended with {how}: {(lines or ['it said nothing'])[-1]}")
 
 
-def _environment(folder: Path, device: str) -> dict[str, str]:
-    """The measuring process's environment: nothing of the user's that decides a figure.
+def environment(caches: Mapping[str, str]) -> dict[str, str]:
+    """The measuring process's variables: nothing of the user's that decides a figure.
 
-    Compiled code is kept in a folder that is emptied first, so that compiling is measured whole; on
-    the CPU, where it is no figure, what was compiled before is used. Hashes are kept beside the
-    model, which is hashed once in its life.
+    Compiled code is kept where the caches say, so that it is known whether it was there before.
     """
     kept = {name: v for name, v in os.environ.items() if not name.startswith("DEPTHFLUX_")}
-    if device.startswith("cuda"):
-        compiled = folder / "compiled"
-        shutil.rmtree(compiled, ignore_errors=True)
-        kept["TORCHINDUCTOR_CACHE_DIR"] = str(compiled)
     return kept | {
-        "XDG_CACHE_HOME": str(folder / "cache"),
+        **caches,
         "HF_HUB_OFFLINE": "1",
         # So that cuda:N is the same GPU as nvidia-smi's number N.
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",

@@ -10,10 +10,10 @@ from typing import Any
 
 import depthflux
 from bench_gpu.bench import Bench, SkippedError
-from bench_gpu.clocks import now
 from bench_gpu.fingerprint import fingerprint
 from bench_gpu.memory import PeakMemory
 from bench_gpu.page_cache import resident_share
+from depthflux.bench.clocks import now
 from depthflux.engine import preparation
 from depthflux.model.prepared import find_prepared, ingredients_of
 from depthflux.model.weights import ModelFiles, find_model

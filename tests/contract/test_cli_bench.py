@@ -61,6 +61,7 @@ def test_the_document_on_standard_output_is_the_one_that_is_written(
     _, folder = contest
 
     assert json.loads((folder / "speed.json").read_text(encoding="utf-8")) == document
+    assert document["finished"] is True
 
 
 def test_every_number_has_its_unit_in_its_name(document: dict[str, Any]) -> None:

@@ -8,10 +8,13 @@
     roofline      what the device reaches at best for those operations, measured
     rounds        the order of the runs, and statistics over them
     sizes         the contest at one size: warm-up, checks, timed rounds
+    first_picture from a process's start to its first picture, and what of it was compiling
+    graphs        whether anything compiles once the blocks are warm
     checking      what really ran: attention kernels, weight types, compiled graphs
-    clocks, memory, gpu_samples, machine    what is read off the device and the computer
+    clocks, memory, gpu_samples, machine, host    what is read off the device and the computer
     speed         the run: all of the above in order, and the document of its results
     table, chart  the document for a person to read
+    goals         what is to be reached on a GPU, held against documents
 
 Knows nothing of command lines.
 """

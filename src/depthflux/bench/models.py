@@ -28,6 +28,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from depthflux.engine.engine import Engine
 from depthflux.engine.loading import engine_of, load
+from depthflux.engine.switches import check_switches
 from depthflux.model.components import KINDS, Component
 from depthflux.model.control_lora import ControlLora, grow_input_embedder
 from depthflux.model.demo import demo_folder
@@ -40,7 +41,15 @@ from depthflux.model.loading import (
     open_model,
 )
 from depthflux.model.lora_file import Factors, LoraTensors
+from depthflux.model.offload import place_modulations, place_text_encoders
 from depthflux.model.placement import Placement
+from depthflux.model.quantization import (
+    Kind,
+    choose_quantization,
+    is_quantized,
+    large_linears,
+    quantize_linears,
+)
 from depthflux.model.weights import ModelFiles, find_model
 from depthflux.settings import ResolvedSettings, resolve_settings
 
@@ -197,14 +206,14 @@ class RandomSource:
         modules = {name: self._shape.module(name) for name in MODULES}
         return _outline(modules, self._shape.text_tokens)
 
-    def model(self, placement: Placement) -> Model:
+    def model(self, placement: Placement, quantized: Kind = "none") -> Model:
         """Draw a model of its own, the control LoRA fused at scale 1."""
-        modules = {name: self._drawn(name, placement) for name in MODULES}
+        modules = {name: self._drawn(name, placement, quantized) for name in MODULES}
         transformer = modules["transformer"]
         grow_input_embedder(transformer)
         lora = _draw_lora(transformer, self._shape.rank, placement)
         master = DrawnWeights("transformer", self._shape.module("transformer"), placement)
-        control_lora = ControlLora(transformer, lora, master, "none")
+        control_lora = ControlLora(transformer, lora, master, "none", placement.device)
         control_lora.set_scale(CONTROL_SCALE)
         return Model(
             id=f"random/{self._name}",
@@ -222,15 +231,27 @@ class RandomSource:
         return resolve_settings(profile, environment=os.environ, arguments=settings)
 
     def engine(self, profile: str, settings: Mapping[str, Any], placement: Placement) -> Engine:
-        """An engine around a model of its own."""
+        """An engine around a model of its own, as `load` would make it from files."""
         resolved = self.resolve(profile, settings)
-        return engine_of(resolved, self.model(placement), None)
+        values = resolved.values
+        check_switches(values, placement)
+        model = self.model(placement, choose_quantization(values.quantize, placement).kind)
+        place_modulations(model.transformer, values.modulation, placement.device)
+        encoders = (model.text_encoder, model.text_encoder_2)
+        place_text_encoders(encoders, values.text_encoders, placement.device)
+        return engine_of(resolved, model, None)
 
-    def _drawn(self, name: str, placement: Placement) -> Any:
-        """A component with its weights drawn where it runs."""
+    def _drawn(self, name: str, placement: Placement, quantized: Kind) -> Any:
+        """A component with its weights drawn where it runs; quantized ones are still to be set."""
         module: Any = self._shape.module(name)
         weights = DrawnWeights(name, module, placement)
-        tensors = {key: weights.read(key) for key, _ in module.named_parameters()}
+        if name == "transformer":
+            quantize_linears(module, large_linears(module), quantized, placement)
+        tensors = {
+            key: weights.read(key)
+            for key, parameter in module.named_parameters()
+            if not is_quantized(parameter)
+        }
         module.load_state_dict(tensors, strict=False, assign=True)
         if hasattr(module, "tie_weights"):
             module.tie_weights()
@@ -284,18 +305,25 @@ def _outline(modules: Mapping[str, Any], text_tokens: int) -> Outline:
 
 
 def _draw_lora(transformer: Any, rank: int, placement: Placement) -> LoraTensors:
-    """A control LoRA of all linears and all q/k norms, for a grown transformer."""
+    """A control LoRA of all linears and all q/k norms, for a grown transformer.
+
+    On the host, where a LoRA's file is mapped: it is no part of what a model holds on the device.
+    """
+
+    def drawn(key: str, shape: tuple[int, ...]) -> torch.Tensor:
+        return draw(f"lora/{key}", shape, placement).cpu()
+
     linears = {
         name: Factors(
-            down=draw(f"lora/{name}.down", (rank, module.in_features), placement),
-            up=draw(f"lora/{name}.up", (module.out_features, rank), placement),
-            bias=draw(f"lora/{name}.bias", (module.out_features,), placement),
+            down=drawn(f"{name}.down", (rank, module.in_features)),
+            up=drawn(f"{name}.up", (module.out_features, rank)),
+            bias=drawn(f"{name}.bias", (module.out_features,)),
         )
         for name, module in transformer.named_modules()
         if isinstance(module, nn.Linear)
     }
     norms = {
-        f"{name}.weight": draw(f"lora/{name}.weight", tuple(module.weight.shape), placement)
+        f"{name}.weight": drawn(f"{name}.weight", tuple(module.weight.shape))
         for name, module in transformer.named_modules()
         if isinstance(module, nn.RMSNorm)
     }

@@ -64,6 +64,7 @@ class SpeedPlan:
         num_images: pictures of a run, 1 to 4.
         seed: of the first picture, 0 to 9999999999.
         settings: engine settings that win over every profile's.
+        static_shapes: whether depthflux's blocks are compiled anew for every size.
         asked: by painted size what was asked for, where it was another.
     """
 
@@ -76,6 +77,7 @@ class SpeedPlan:
     num_images: int
     seed: int
     settings: dict[str, Any] = field(default_factory=dict)
+    static_shapes: bool = False
     asked: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -95,6 +97,7 @@ def make_plan(
     num_images: int,
     seed: int,
     settings: dict[str, Any] | None = None,
+    static_shapes: bool = False,
 ) -> SpeedPlan:
     """Check what was asked for; each argument is the plan's attribute of its name.
 
@@ -124,6 +127,7 @@ def make_plan(
         num_images=num_images,
         seed=seed,
         settings=dict(settings or {}),
+        static_shapes=static_shapes,
         asked={size: given for size, given in painted.items() if size != given},
     )
 

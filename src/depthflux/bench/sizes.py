@@ -8,8 +8,9 @@ from __future__ import annotations
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,9 @@ from depthflux.bench.rounds import in_order, paired_ratios, spread
 from depthflux.bench.systems import FAILURES, Run, System, Task, failure
 from depthflux.errors import GenerationError
 from depthflux.model.placement import Placement
+
+#: Given what a size has come to after a round.
+OnRound = Callable[[dict[str, Any]], None]
 
 PROMPT = "a red cube on a green floor, white sky"
 #: Side of the depth map's square, as a part of the picture's.
@@ -79,37 +83,83 @@ class Contest:
         systems: Mapping[str, Loaded],
         samples: GpuSamples,
         say: Callable[[str], None],
+        deadline: float | None = None,
     ) -> None:
-        """Hold what all sizes have in common."""
+        """Hold what all sizes have in common.
+
+        Args:
+            plan: what is timed.
+            outline: of the model.
+            placement: where all systems run.
+            systems: those that are loaded, in the order they run.
+            samples: of the GPU, while it works.
+            say: told what is being done, line by line.
+            deadline: in seconds since 1970; no second round is begun that would end after it.
+        """
         self._plan = plan
         self._outline = outline
         self._placement = placement
         self._systems = systems
         self._samples = samples
         self._say = say
+        self._deadline = deadline
         # Never the same twice, so that nothing that was kept of an earlier run helps.
         self._number = itertools.count(1)
 
-    def measure(self, size: str) -> dict[str, Any]:
-        """Run the contest at a painted size, width*height."""
+    def measure(self, size: str, on_round: OnRound = lambda _measured: None) -> dict[str, Any]:
+        """Run the contest at a painted size, width*height.
+
+        Args:
+            size: what is painted.
+            on_round: given, after each round, what would be returned if it were the last.
+        """
         figures, failed = self._warmed_up(size)
         checks = {name: self._check(name, size) for name in figures}
-        roofline = Roofline(
+        roofline = self._roofline(size)
+        self._say(f"{size}: measuring what the device can reach")
+        roofline.measure()
+        for number in self._rounds(size, figures):
+            on_round(self._measured(size, number + 1, figures, failed, checks, roofline))
+        # Once more, so that a minute in which the device was slow does not set the mark.
+        roofline.measure()
+        return self._measured(size, number + 1, figures, failed, checks, roofline)
+
+    def _rounds(self, size: str, figures: Mapping[str, Figures]) -> Iterator[int]:
+        """Time round after round while there is time; their numbers, once each is over."""
+        repeat, longest = self._plan.repeat, 0.0
+        in_turn = in_order(list(figures), repeat)
+        for number, turns in itertools.groupby(in_turn, key=itemgetter(0)):
+            start = time.time()
+            if number and self._deadline is not None and start + longest > self._deadline:
+                self._say(f"{size}: the time is up after {number} of {repeat} rounds")
+                return
+            for _, name in turns:
+                self._say(f"{size}: round {number + 1} of {repeat}, {name}")
+                self._time(name, size, number, figures[name])
+            longest = max(longest, time.time() - start)
+            yield number
+
+    def _roofline(self, size: str) -> Roofline:
+        return Roofline(
             self._outline.transformer,
             image_tokens=self._image_tokens(size),
             text_tokens=self._outline.text_tokens,
             device=self._placement.device,
             dtype=self._placement.dtype,
         )
-        self._say(f"{size}: measuring what the device can reach")
-        roofline.measure()
-        for number, name in in_order(list(figures), self._plan.repeat):
-            self._say(f"{size}: round {number + 1} of {self._plan.repeat}, {name}")
-            self._time(name, size, number, figures[name])
-        # Once more, so that a minute in which the device was slow does not set the mark.
-        roofline.measure()
+
+    def _measured(
+        self,
+        size: str,
+        rounds: int,
+        figures: Mapping[str, Figures],
+        failed: dict[str, str],
+        checks: Mapping[str, Any],
+        roofline: Roofline,
+    ) -> dict[str, Any]:
         reached = roofline.describe()
         return {
+            "rounds_number": rounds,
             "roofline": reached,
             "systems": {
                 name: self._describe(name, size, figures, reached) | {"checked": checks[name]}
@@ -143,7 +193,7 @@ class Contest:
         for number in range(self._plan.warmup):
             self._say(f"{size}: warm-up {number + 1} of {self._plan.warmup}, {name}")
             # The first task is the same for all, so that their pictures can be compared.
-            task = self._task(size, 0 if number == 0 else next(self._number))
+            task = task_of(self._plan, size, 0 if number == 0 else next(self._number))
             run = self._systems[name].system.run(task)
             figures.warmup_seconds.append(run.wall_seconds)
             if number == 0:
@@ -151,13 +201,14 @@ class Contest:
 
     def _check(self, name: str, size: str) -> dict[str, Any]:
         """What runs in a step, by the profiler."""
-        task = self._task(size, next(self._number), steps=1, num_images=1)
+        one_step = replace(self._plan, steps=1, num_images=1)
+        task = task_of(one_step, size, next(self._number))
         system = self._systems[name].system
         return profile_kernels(lambda: system.run(task), self._placement.device)
 
     def _time(self, name: str, size: str, number: int, figures: Figures) -> None:
         system = self._systems[name].system
-        task = self._task(size, next(self._number))
+        task = task_of(self._plan, size, next(self._number))
         before, start = compile_counters(), time.time()
         figures.peak.begin()
         figures.new[number] = system.run(task)
@@ -225,24 +276,24 @@ class Contest:
             if tier in figures
         }
 
-    def _task(
-        self, size: str, number: int, *, steps: int | None = None, num_images: int | None = None
-    ) -> Task:
-        width, height = map(int, size.split("*"))
-        return Task(
-            prompt=f"{PROMPT}, number {number}",
-            control=depth_map(width, height, number),
-            width=width,
-            height=height,
-            steps=steps or self._plan.steps,
-            num_images=num_images or self._plan.num_images,
-            seed=self._plan.seed,
-        )
-
     def _image_tokens(self, size: str) -> int:
         width, height = map(int, size.split("*"))
         side = self._outline.pixels_a_token
         return (width // side) * (height // side)
+
+
+def task_of(plan: SpeedPlan, size: str, number: int) -> Task:
+    """A plan's task at a size; each number has a prompt and a control image of its own."""
+    width, height = map(int, size.split("*"))
+    return Task(
+        prompt=f"{PROMPT}, number {number}",
+        control=depth_map(width, height, number),
+        width=width,
+        height=height,
+        steps=plan.steps,
+        num_images=plan.num_images,
+        seed=plan.seed,
+    )
 
 
 def depth_map(width: int, height: int, number: int) -> Image.Image:

@@ -11,6 +11,7 @@ Knows nothing of command lines or files.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ from depthflux.model.placement import Placement, place
 from depthflux.settings import resolve_settings
 
 #: Raised when the document's form changes.
-DOCUMENT_VERSION = 1
+DOCUMENT_VERSION = 2
 NOTES = {
     "full": "Random weights: times and memory are the real ones', the pictures mean nothing.",
     "small": "Random weights at a small width: ratios between systems only, no benchmark of FLUX.",
@@ -45,7 +46,12 @@ Say = Callable[[str], None]
 
 
 def run_speed(
-    plan: SpeedPlan, *, say: Say, announce: Callable[[dict[str, Any]], None]
+    plan: SpeedPlan,
+    *,
+    say: Say,
+    announce: Callable[[dict[str, Any]], None],
+    keep: Callable[[dict[str, Any]], None] = lambda _document: None,
+    deadline: float | None = None,
 ) -> dict[str, Any]:
     """Time a plan's systems.
 
@@ -53,6 +59,10 @@ def run_speed(
         plan: what to time.
         say: told what is being done, line by line.
         announce: given the card, before anything is measured.
+        keep: given the document as far as it has come after every round, not `finished`, so that
+            a run that is ended from outside leaves its rounds.
+        deadline: in seconds since 1970; after each size's first round none is begun that would
+            end after it.
 
     Returns:
         The document: a JSON object whose numbers have their units in their names.
@@ -71,21 +81,39 @@ def run_speed(
     with GpuSamples(str(placement.device)) as samples:
         described = describe_run(placement.device, samples)
         loaded, missing = load_systems(plan, source, placement, say)
-        contest = Contest(plan, outline, placement, loaded, samples, say)
-        sizes = {size: contest.measure(size) for size in plan.sizes}
-    return {
-        "benchmark": "speed",
-        "version": DOCUMENT_VERSION,
-        "note": NOTES[plan.model],
-        **described,
-        "plan": describe_plan(plan, placement),
-        "card": card,
-        "systems": {
-            name: describe_system(loaded[name]) if name in loaded else missing[name]
-            for name in plan.systems
-        },
-        "sizes": sizes,
-    }
+        document = {
+            "benchmark": "speed",
+            "version": DOCUMENT_VERSION,
+            "finished": False,
+            "note": NOTES[plan.model],
+            **described,
+            "plan": describe_plan(plan, placement),
+            "card": card,
+            "systems": {
+                name: describe_system(loaded[name]) if name in loaded else missing[name]
+                for name in plan.systems
+            },
+            "sizes": {},
+        }
+        contest = Contest(plan, outline, placement, loaded, samples, say, deadline)
+        return document | {"sizes": _measured(plan, contest, document, keep), "finished": True}
+
+
+def _measured(
+    plan: SpeedPlan,
+    contest: Contest,
+    document: dict[str, Any],
+    keep: Callable[[dict[str, Any]], None],
+) -> dict[str, Any]:
+    """Every size's figures; all that there is goes to `keep` whenever there is more."""
+    sizes: dict[str, Any] = {}
+
+    def keep_round(size: str, measured: dict[str, Any]) -> None:
+        keep(document | {"sizes": sizes | {size: measured}})
+
+    for size in plan.sizes:
+        sizes[size] = contest.measure(size, partial(keep_round, size))
+    return sizes
 
 
 def placement_of(plan: SpeedPlan) -> Placement:
@@ -142,6 +170,7 @@ def describe_plan(plan: SpeedPlan, placement: Placement) -> dict[str, Any]:
         "num_images": plan.num_images,
         "seed": plan.seed,
         "dtype": str(placement.dtype).removeprefix("torch."),
+        "static_shapes": plan.static_shapes,
         "settings": {name: str(value) for name, value in plan.settings.items()},
     }
 
@@ -221,4 +250,7 @@ def _load(
         dtype = str(placement.dtype).removeprefix("torch.")
         settings = {"remember": REMEMBER, **plan.settings, "dtype": dtype}
         settings["device"] = str(placement.device)
-        return Tier(name, source.engine(name, settings, placement))
+        tier = Tier(name, source.engine(name, settings, placement))
+        if plan.static_shapes:
+            tier.compile_statically()
+        return tier

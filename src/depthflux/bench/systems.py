@@ -23,6 +23,7 @@ from torch import nn
 
 from depthflux.bench.clocks import StepMarks, now
 from depthflux.contract import GenerationRequest, Size
+from depthflux.engine.compilation import MODES
 from depthflux.engine.engine import Engine
 from depthflux.errors import GenerationError, first_line
 from depthflux.model.loading import Model
@@ -303,6 +304,16 @@ class Tier:
             phases_milliseconds={name: float(ms) for name, ms in prediction.timings.items()},
             pictures=[np.asarray(picture) for picture in prediction.images],
         )
+
+    def compile_statically(self) -> None:
+        """Let compiled blocks be compiled for each size alone, to see what one graph for all costs.
+
+        In a process in which no block has run yet: torch keeps graphs by code, not by module.
+        """
+        if self.engine.compilation.applied and self.engine.transformer is not None:
+            mode = MODES[self._device.type]
+            for block in self.modules():
+                block.compile(fullgraph=True, dynamic=False, mode=mode)
 
     def modules(self) -> list[nn.Module]:
         """The blocks where they are depthflux's own, else diffusers' transformer."""

@@ -104,9 +104,14 @@ def speed(ctx: click.Context, /, out: Path, as_json: bool, **asked: Any) -> None
         from depthflux.bench.chart import chart_file
         from depthflux.bench.speed import run_speed
 
-        document = run_speed(plan, say=say, announce=_announce)
         document_path, chart_path = folder / DOCUMENT, folder / CHART
-        write_atomically(document_path, (json.dumps(document, indent=2) + "\n").encode())
+
+        def keep(document: dict[str, Any]) -> None:
+            write_atomically(document_path, (json.dumps(document, indent=2) + "\n").encode())
+
+        # After every round, so that a run that is ended leaves its rounds.
+        document = run_speed(plan, say=say, announce=_announce, keep=keep)
+        keep(document)
         write_atomically(chart_path, chart_file(document))
     _print_tables(document)
     if as_json:

@@ -56,7 +56,9 @@ def forever(*seconds: float) -> Iterator[float]:
         yield seconds[-1]
 
 
-def contest_of(systems: Mapping[str, Loaded], names: str, *, repeat: int = 1) -> Contest:
+def contest_of(
+    systems: Mapping[str, Loaded], names: str, *, repeat: int = 1, deadline: float | None = None
+) -> Contest:
     plan = make_plan(
         model="small",
         sizes=["512*512"],
@@ -69,7 +71,8 @@ def contest_of(systems: Mapping[str, Loaded], names: str, *, repeat: int = 1) ->
     )
     placement = Placement(torch.device("cpu"), torch.float32, "a test")
     outline = Outline(CONFIG, {}, 16, 16)
-    return Contest(plan, outline, placement, systems, GpuSamples("cpu"), lambda _line: None)
+    samples = GpuSamples("cpu")
+    return Contest(plan, outline, placement, systems, samples, lambda _line: None, deadline)
 
 
 @pytest.fixture(scope="module")
@@ -188,6 +191,29 @@ def test_nvidia_smi_is_read_by_its_own_words(monkeypatch: pytest.MonkeyPatch) ->
     assert selected_gpu("cuda:1") == "GPU-abc"
     assert number("701.2") == 701.2
     assert number("[N/A]") is None
+
+
+def test_after_each_round_there_is_a_whole_result_of_the_rounds_so_far() -> None:
+    kept: list[dict[str, Any]] = []
+    systems = {
+        name: Loaded(PretendingSystem(name, [], forever(2.0)), None) for name in ("E", "exact")
+    }
+
+    measured = contest_of(systems, "E,exact", repeat=3).measure("512*512", kept.append)
+
+    assert [one["rounds_number"] for one in kept] == [1, 2, 3]
+    assert [len(one["ratios"]["E/exact"]["denoise"]["rounds"]) for one in kept] == [1, 2, 3]
+    assert kept[0].keys() == measured.keys()
+    assert kept[2]["systems"].keys() == measured["systems"].keys()
+
+
+def test_when_the_time_is_up_one_round_is_timed_and_no_more() -> None:
+    systems = {"exact": Loaded(PretendingSystem("exact", [], forever(2.0)), None)}
+
+    measured = contest_of(systems, "exact", repeat=3, deadline=0.0).measure("512*512")
+
+    assert measured["rounds_number"] == 1
+    assert len(measured["systems"]["exact"]["new"]["each_wall_seconds"]) == 1
 
 
 class FailingSystem(PretendingSystem):
