@@ -18,3 +18,7 @@
 
 Knows nothing of command lines.
 """
+
+from depthflux.quiet import quiet_imports
+
+quiet_imports()
