@@ -178,7 +178,7 @@ def _painted(size: str, grid: int) -> str:
     depthflux paints a size off the grid larger and crops it, diffusers paints it smaller, so the
     two would not do the same work.
     """
-    if size in (DEFAULT_SIZE, FLOORED_DEFAULT) and grid == 16:
+    if size in (DEFAULT_SIZE, FLOORED_DEFAULT):
         return FLOORED_DEFAULT
     width, height = GenerationRequest(prompt="-", size=size).dimensions
     if width % grid or height % grid:

@@ -41,9 +41,11 @@ def test_systems_run_in_the_order_they_are_named_and_once() -> None:
     assert plan.tiers == ("exact",)
 
 
+@pytest.mark.parametrize("model", ["small", "demo"])
 @pytest.mark.parametrize("asked", ["864*1636", "864*1632"])
-def test_the_hosted_default_is_timed_as_diffusers_rounds_it(asked: str) -> None:
-    plan = plan_of(sizes=(asked,))
+def test_the_hosted_default_is_timed_as_diffusers_rounds_it(asked: str, model: str) -> None:
+    """On both grids, of 16 and of 32 pixels."""
+    plan = plan_of(model=model, sizes=(asked,))
 
     assert plan.sizes == ("864*1632",)
     assert plan.asked == ({"864*1632": "864*1636"} if asked == "864*1636" else {})
