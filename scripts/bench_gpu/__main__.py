@@ -17,6 +17,7 @@ is left out and told. The last line of standard output is one JSON document.
 
 import argparse
 import json
+import math
 import re
 import shlex
 import signal
@@ -60,7 +61,7 @@ def _add_speed(contest: argparse.ArgumentParser) -> None:
     contest.add_argument(
         "--parts", type=names, default=[], help=f"{', '.join(parts.GROUPS)}, or single parts"
     )
-    contest.add_argument("--minutes", type=float, default=8.0, help="of the call (default: 8)")
+    contest.add_argument("--minutes", type=minutes, default=8.0, help="of the call (default: 8)")
     contest.add_argument("--model", choices=parts.SIZES, default="full", help="default: full")
     contest.add_argument("--device", type=device, default="cuda", help="default: cuda")
     contest.add_argument("--sizes", type=names, default=[], help="width*height, with commas")
@@ -81,7 +82,7 @@ def _add_run(measure: argparse.ArgumentParser) -> None:
     measure.add_argument("--folder", type=Path, required=True, help="that make wrote")
     measure.add_argument("--device", type=device, default="cuda", help="default: cuda")
     measure.add_argument(
-        "--minutes", type=float, default=9.0, help="begin nothing after that (default: 9)"
+        "--minutes", type=minutes, default=9.0, help="begin nothing after that (default: 9)"
     )
     measure.add_argument("--arms", nargs="+", choices=SCALES, default=[], help="default: all")
     measure.add_argument("--repeat", type=count, help="timed pictures of each kind")
@@ -94,6 +95,17 @@ def device(text: str) -> str:
     if not DEVICE.fullmatch(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not cpu, cuda or cuda:N")
     return text
+
+
+def minutes(text: str) -> float:
+    """A number of minutes."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of minutes, more than 0")
+    return value
 
 
 def count(text: str) -> int:

@@ -55,7 +55,8 @@ CONTESTS = (
 )
 GROUPS = ("exact", "fast", "turbo", "F", "memory", "start")
 #: A start: the system, and whether it finds what an earlier one compiled.
-STARTS = (("E", "empty"), ("exact", "empty"), ("exact", "warm"))
+#: The first brings the libraries from the disk for all and does not count; the last E does.
+STARTS = (("E", "empty"), ("exact", "empty"), ("exact", "warm"), ("E", "empty"))
 COMPILED = (("C", "empty"),)
 #: What a part needs for the small model, on a CPU.
 SMALL_SECONDS = 20.0
@@ -108,7 +109,7 @@ def _contests(group: str, sizes: Sequence[str]) -> list[Part]:
 def _others(group: str, size: tuple[str, ...]) -> list[Part]:
     """What a group has beside its contests."""
     if group == "start":
-        return [Part("start", group, "start", "", size, 400.0, {"starts": STARTS})]
+        return [Part("start", group, "start", "", size, 440.0, {"starts": STARTS})]
     if group != "exact":
         return []
     return [

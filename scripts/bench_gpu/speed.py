@@ -21,9 +21,11 @@ from bench_gpu.watching import Ending, environment, hear_out
 from depthflux.bench.chart import chart_file
 from depthflux.bench.goals import goals
 from depthflux.bench.host import commit_here
-from depthflux.bench.plan import make_plan
-from depthflux.files import write_atomically
+from depthflux.bench.plan import MODELS, make_plan
+from depthflux.files import make_folder, write_atomically
 
+#: Pictures of a request that are painted to count graphs, together so that these are counted, too.
+MOST_PICTURES = 4
 WHOLE, PARTIAL, CHART = ".json", ".partial.json", ".png"
 #: What a contest may take after its last round, for the roofline and the end of its process.
 END_SECONDS = 20.0
@@ -69,6 +71,7 @@ class Options:
         if part.kind == "graphs":
             # Where `auto` would not compile, too: a rehearsal counts graphs as well.
             settings["compile"] = True
+            settings["max_batch"] = MOST_PICTURES
         return {
             "model": self.model,
             "sizes": list(part.sizes),
@@ -100,7 +103,7 @@ def run(options: Options) -> int:
     for part in parts:
         for systems in _systems(part):
             make_plan(**options.plan(part, systems))  # refused now rather than after minutes
-    options.out.mkdir(parents=True, exist_ok=True)
+    make_folder(options.out)
     states = {}
     for part in parts:
         states[part.name] = _state(part, options, deadline)
@@ -155,6 +158,8 @@ def say(name: str, line: str) -> None:
 def _state(part: Part, options: Options, deadline: float) -> str:
     """Run a part if it is to be run; what came of it, in words."""
     paper = Paper(part, options)
+    if other := paper.of_another_plan():
+        return f"failed: {other}"
     if paper.is_whole():
         return "there already"
     left = max(deadline - time.time(), 0)
@@ -226,6 +231,19 @@ class Paper:
     def is_whole(self) -> bool:
         """Whether there is nothing left to measure."""
         return self._whole.exists()
+
+    def of_another_plan(self) -> str:
+        """What lies there and was measured otherwise, in words; empty where nothing does."""
+        asked = {
+            "model": self._options.model,
+            "steps": self._options.steps or MODELS[self._options.model].steps,
+        }
+        for path in (self._whole, self._partial):
+            plan = _read(path).get("plan", {})
+            for name, value in asked.items():
+                if plan.get(name, value) != value:
+                    return f"{path} has {name}={plan[name]}, not {value}; name another --out"
+        return ""
 
     def hear(self, message: Mapping[str, Any]) -> None:
         """One message of the measuring process: a line, or the document as far as it is."""

@@ -14,7 +14,6 @@ from click.testing import Result
 from PIL import Image
 
 from depthflux.bench.chart import WIDTH, draw_chart
-from depthflux.bench.plan import DEFAULT_SIZE
 
 Call = Callable[..., Result]
 
@@ -171,7 +170,6 @@ def test_the_chart_s_bars_are_as_long_as_the_medians(document: dict[str, Any]) -
         pytest.param(["--systems", "E,exakt"], "exakt: there is no such system", id="system"),
         pytest.param(["--repeat", "0"], "repeat=0 is out of range", id="repeat"),
         pytest.param(["--size", "520*512"], "multiples of 32 only", id="size"),
-        pytest.param(["--size", DEFAULT_SIZE], "multiples of 32 only", id="default-on-demo"),
         pytest.param(["--model", "flux"], "flux: there is no such model", id="model"),
     ],
 )
@@ -193,3 +191,13 @@ def test_a_device_that_is_not_there_is_refused(cli: Call, tmp_path: Path) -> Non
     assert result.exit_code == 3
     assert "sees 0 CUDA devices" in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_an_earlier_runs_figures_are_not_overwritten_unasked(cli: Call, tmp_path: Path) -> None:
+    (tmp_path / "speed.json").write_text("precious")
+
+    result = cli("bench", "speed", "--out", tmp_path)
+
+    assert result.exit_code == 2
+    assert "add --force to overwrite it" in result.stderr
+    assert (tmp_path / "speed.json").read_text() == "precious"

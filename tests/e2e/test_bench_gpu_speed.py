@@ -135,6 +135,21 @@ def test_whole_parts_are_passed_over(resumed: tuple[Path, dict[str, Any]]) -> No
     assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
 
 
+def test_figures_of_another_number_of_steps_are_not_taken_for_these(
+    resumed: tuple[Path, dict[str, Any]],
+) -> None:
+    out = resumed[0]
+    folder = out.parent if out.name == "out" else out
+    words = command(folder, "--steps", "2")
+
+    run = subprocess.run(
+        words, capture_output=True, text=True, env=os.environ | {"PYTHON": sys.executable}
+    )
+
+    assert run.returncode == 1
+    assert "has steps=1, not 2; name another --out" in run.stdout
+
+
 def test_goals_that_only_a_gpu_can_reach_are_not_measured(
     resumed: tuple[Path, dict[str, Any]],
 ) -> None:

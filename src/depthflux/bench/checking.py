@@ -77,8 +77,12 @@ def profile_kernels(work: Callable[[], object], device: torch.device) -> dict[st
 
 
 def is_attention(kernel: str) -> bool:
-    """Whether a kernel's name is one of those that attention runs in."""
-    return any(word in kernel.lower() for word in ATTENTION_WORDS)
+    """Whether a kernel's name is one of those that attention runs in.
+
+    Inductor names its own kernels after all that they were fused of, attention's inputs too.
+    """
+    name = kernel.lower()
+    return not name.startswith("triton_") and any(word in name for word in ATTENTION_WORDS)
 
 
 def _calls(averages: Any, words: Iterable[str]) -> dict[str, int]:

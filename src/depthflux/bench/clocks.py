@@ -12,6 +12,9 @@ from typing import Any
 
 import torch
 
+#: Calls of one row.
+CALLS = 5
+
 
 def now(device: torch.device) -> float:
     """Seconds of a clock that only goes forward, after all that was queued is done."""
@@ -21,14 +24,17 @@ def now(device: torch.device) -> float:
 
 
 def repeated_seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Median seconds of one call of work; three calls warm up, then ten are timed."""
-    for _ in range(3):
-        work()
+    """Seconds of one call of work: the median of three rows of calls, after one call to warm up.
+
+    Only a row's ends wait for the device, so that launching and waiting do not show in short calls.
+    """
+    work()
     seconds = []
-    for _ in range(10):
+    for _ in range(3):
         start = now(device)
-        work()
-        seconds.append(now(device) - start)
+        for _ in range(CALLS):
+            work()
+        seconds.append((now(device) - start) / CALLS)
     return statistics.median(seconds)
 
 

@@ -18,7 +18,7 @@ from depthflux.settings import profile_names, resolve_settings
 BASELINES = {
     "E": "diffusers FluxControlPipeline, LoRA fused, eager",
     "C": "E with torch.compile(transformer, max-autotune, fullgraph, static)",
-    "F": "the flux-fast recipe: fp8 per tensor on all linears, max-autotune, static",
+    "F": "the flux-fast recipe without its fp8 FlashAttention 3: fp8 per tensor, max-autotune",
 }
 
 

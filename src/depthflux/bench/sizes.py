@@ -18,7 +18,7 @@ from PIL import Image
 
 from depthflux.bench.checking import compile_counters, compiled_since, profile_kernels
 from depthflux.bench.gpu_samples import GpuSamples
-from depthflux.bench.memory import NOT_ON_CPU, RunPeak
+from depthflux.bench.memory import NOT_ON_CPU, RunPeak, held_bytes
 from depthflux.bench.models import Outline
 from depthflux.bench.operations import step_flops
 from depthflux.bench.plan import BASELINES, SpeedPlan
@@ -105,6 +105,8 @@ class Contest:
         self._deadline = deadline
         # Never the same twice, so that nothing that was kept of an earlier run helps.
         self._number = itertools.count(1)
+        # Bytes that a system keeps on the device after its runs, beside its modules.
+        self._kept: dict[str, int] = {}
 
     def measure(self, size: str, on_round: OnRound = lambda _measured: None) -> dict[str, Any]:
         """Run the contest at a painted size, width*height.
@@ -118,14 +120,19 @@ class Contest:
         roofline = self._roofline(size)
         self._say(f"{size}: measuring what the device can reach")
         roofline.measure()
-        for number in self._rounds(size, figures):
+        for number in self._rounds(size, figures, failed):
             on_round(self._measured(size, number + 1, figures, failed, checks, roofline))
         # Once more, so that a minute in which the device was slow does not set the mark.
         roofline.measure()
         return self._measured(size, number + 1, figures, failed, checks, roofline)
 
-    def _rounds(self, size: str, figures: Mapping[str, Figures]) -> Iterator[int]:
-        """Time round after round while there is time; their numbers, once each is over."""
+    def _rounds(
+        self, size: str, figures: Mapping[str, Figures], failed: dict[str, str]
+    ) -> Iterator[int]:
+        """Time round after round while there is time; their numbers, once each is over.
+
+        A system that fails is left out of the rounds that follow, and keeps those it has.
+        """
         repeat, longest = self._plan.repeat, 0.0
         in_turn = in_order(list(figures), repeat)
         for number, turns in itertools.groupby(in_turn, key=itemgetter(0)):
@@ -134,8 +141,14 @@ class Contest:
                 self._say(f"{size}: the time is up after {number} of {repeat} rounds")
                 return
             for _, name in turns:
+                if name in failed:
+                    continue
                 self._say(f"{size}: round {number + 1} of {repeat}, {name}")
-                self._time(name, size, number, figures[name])
+                try:
+                    self._time(name, size, number, figures[name])
+                except FAILURES as error:
+                    failed[name] = failure(error)
+                    self._say(f"{size}: {name} {failed[name]}")
             longest = max(longest, time.time() - start)
             yield number
 
@@ -190,6 +203,7 @@ class Contest:
         return figures, failed
 
     def _warm_up(self, name: str, size: str, figures: Figures) -> None:
+        before = held_bytes(self._placement.device)
         for number in range(self._plan.warmup):
             self._say(f"{size}: warm-up {number + 1} of {self._plan.warmup}, {name}")
             # The first task is the same for all, so that their pictures can be compared.
@@ -198,13 +212,19 @@ class Contest:
             figures.warmup_seconds.append(run.wall_seconds)
             if number == 0:
                 figures.picture = run.pictures[0]
+        after = held_bytes(self._placement.device)
+        if before is not None and after is not None:
+            self._kept[name] = self._kept.get(name, 0) + after - before
 
     def _check(self, name: str, size: str) -> dict[str, Any]:
-        """What runs in a step, by the profiler."""
+        """What runs in a step, by the profiler, or why that cannot be told."""
         one_step = replace(self._plan, steps=1, num_images=1)
         task = task_of(one_step, size, next(self._number))
         system = self._systems[name].system
-        return profile_kernels(lambda: system.run(task), self._placement.device)
+        try:
+            return profile_kernels(lambda: system.run(task), self._placement.device)
+        except FAILURES as error:
+            return {"missing": failure(error)}
 
     def _time(self, name: str, size: str, number: int, figures: Figures) -> None:
         system = self._systems[name].system
@@ -232,7 +252,11 @@ class Contest:
             "again": describe_runs(list(own.again.values())),
             "rates": self._rates(name, size, runs, roofline),
             "compiled_in_rounds": own.compiled,
-            "peak_device_bytes": None if resident is None or added is None else resident + added,
+            "peak_device_bytes": (
+                None
+                if resident is None or added is None
+                else resident + self._kept.get(name, 0) + added
+            ),
             "peak_device_missing": "" if added is not None else NOT_ON_CPU,
             "gpu": self._samples.within(own.spans),
             "gpu_missing": self._samples.missing,

@@ -33,6 +33,7 @@ GUIDANCE_SCALE = 3.5
 #: kernel of somebody else's may not work on this machine, and the others are timed all the same.
 FAILURES = (
     GenerationError,
+    torch._dynamo.exc.FailOnRecompileLimitHit,
     RuntimeError,
     AssertionError,
     AttributeError,
@@ -294,9 +295,14 @@ class Tier:
         """Call `generate`."""
         marks = StepMarks(self._device, task.steps)
         request = canvas_request(task)
+        plan = self.engine.ladder.plan
         start = now(self._device)
         prediction = self.engine.generate(request, on_step=lambda _done, _total: marks.mark())
         wall = now(self._device) - start
+        if self.engine.ladder.plan != plan:
+            raise GenerationError(
+                "memory ran out and the engine stepped down; these are other settings' figures."
+            )
         return Run(
             wall_seconds=wall,
             denoise_seconds=prediction.timings["denoise"] / 1000,
@@ -343,4 +349,6 @@ class Tier:
             **{name: values[name] for name in names},
             "compiled": compilation.applied,
             "compiled_reason": compilation.reason,
+            "attention_kernel": self.engine.attention.kernel,
+            "attention_reason": self.engine.attention.reason,
         }

@@ -16,7 +16,7 @@ from depthflux.bench.plan import BASELINES, MODELS, make_plan
 from depthflux.cli.config import PIPE_COLUMNS
 from depthflux.cli.messages import say, verbose_option
 from depthflux.cli.options import given_settings, json_option, setting_options
-from depthflux.cli.outputs import echo_json, output_folder
+from depthflux.cli.outputs import check_new_file, echo_json, output_folder
 from depthflux.files import write_atomically
 
 #: Files that a run leaves in its folder.
@@ -88,11 +88,12 @@ def bench() -> None:
     metavar="DIR",
     help=f"Where {DOCUMENT} and {CHART} are written.",
 )
+@click.option("--force", is_flag=True, help="Overwrite what an earlier run left there.")
 @setting_options(("device", "dtype", "compile", "threads"))
 @json_option
 @verbose_option
 @click.pass_context
-def speed(ctx: click.Context, /, out: Path, as_json: bool, **asked: Any) -> None:
+def speed(ctx: click.Context, /, out: Path, force: bool, as_json: bool, **asked: Any) -> None:
     """Time diffusers and depthflux side by side.
 
     Systems take turns in one process on the same pictures, with the same weights. Prints the paths
@@ -100,6 +101,8 @@ def speed(ctx: click.Context, /, out: Path, as_json: bool, **asked: Any) -> None
     Settings win over every profile's.
     """
     plan = make_plan(**asked, settings=given_settings(ctx))
+    for name in (DOCUMENT, CHART):
+        check_new_file(out.expanduser() / name, force=force)
     with output_folder(out) as folder:
         from depthflux.bench.chart import chart_file
         from depthflux.bench.speed import run_speed

@@ -41,6 +41,10 @@ SOFTMAX = "aten::_softmax"
 FIGURES = {"cudnn": 0.4, "flash": 0.6}
 
 
+# torch.compile imports modules that other libraries have deprecated; none of it is ours to mend.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

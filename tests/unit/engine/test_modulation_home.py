@@ -25,8 +25,9 @@ def tensor_bytes() -> int:
     """Of all tensors alive, each storage once; what is mapped from a file or empty is not there."""
     storages = {}
     for thing in gc.get_objects():
-        # By its type: asking some things for their class warns that they are deprecated.
-        if issubclass(type(thing), torch.Tensor) and not thing.is_meta:
+        # By its type: asking some things for their class warns that they are deprecated. And no
+        # FakeTensor, which compiling in earlier tests may have left.
+        if type(thing) in (torch.Tensor, torch.nn.Parameter) and not thing.is_meta:
             storage = thing.untyped_storage()
             storages[storage.data_ptr()] = storage.nbytes()
     return sum(storages.values())
