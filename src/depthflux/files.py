@@ -32,6 +32,15 @@ def make_folder(folder: Path) -> None:
         raise _refused(folder, "no permission to write there")
 
 
+def cache_folder() -> Path | None:
+    """The user's folder for what depthflux can make again; None for a user without a home."""
+    try:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:  # no HOME and no such user, as in some containers
+        return None
+    return Path(base) / "depthflux"
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file whole or not at all: a temporary file beside it, flushed, then renamed.
 

@@ -32,9 +32,8 @@ from depthflux.engine.attention import (
     obstacle,
     random_heads,
 )
-from depthflux.engine.compile_cache import cache_folder
 from depthflux.errors import DepthFluxError
-from depthflux.files import make_folder, write_atomically
+from depthflux.files import cache_folder, make_folder, write_atomically
 from depthflux.model.placement import Placement, device_name
 from depthflux.settings import EngineSettings
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 
+from depthflux.files import cache_folder
 from depthflux.model.placement import Placement, device_name
 from depthflux.settings import EngineSettings
 
@@ -72,15 +73,6 @@ def compile_cache_name(settings: EngineSettings, placement: Placement) -> str:
     if settings.quantize != "none":
         parts.append(f"torchao {_version('torchao')}")
     return "_".join(re.sub(r"[^A-Za-z0-9.+]+", "-", part).strip("-") for part in parts)
-
-
-def cache_folder() -> Path | None:
-    """The folder for what depthflux can make again; None for a user without a home."""
-    try:
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    except RuntimeError:  # no HOME and no such user, as in some containers
-        return None
-    return Path(base) / "depthflux"
 
 
 def _is_the_users(variable: str) -> bool:

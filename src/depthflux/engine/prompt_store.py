@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from depthflux.errors import OutputError
-from depthflux.files import write_atomically
+from depthflux.files import cache_folder, write_atomically
 
 #: Room for about 60 of FLUX's prompts in bfloat16, 4.2 MB each.
 MOST_BYTES = 256_000_000
@@ -50,11 +50,8 @@ class StoredPrompt:
 
 def prompt_folder() -> Path | None:
     """Where prompts are stored; None where the user has no cache folder."""
-    try:
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    except RuntimeError:  # no HOME and no such user, as in some containers
-        return None
-    return Path(base) / "depthflux" / "prompts"
+    folder = cache_folder()
+    return folder and folder / "prompts"
 
 
 class PromptStore:

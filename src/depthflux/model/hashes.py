@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from depthflux.files import sha256_of_file
+from depthflux.files import cache_folder, sha256_of_file
 
 
 class HashCache:
@@ -65,8 +65,5 @@ def _key(path: Path) -> list[int]:
 
 
 def _cache_file() -> Path | None:
-    try:
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    except RuntimeError:  # no HOME and no such user, as in some containers
-        return None
-    return Path(base) / "depthflux" / "sha256.json"
+    folder = cache_folder()
+    return folder and folder / "sha256.json"

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from depthflux.errors import InvalidParameterError, first_line
-from depthflux.files import sha256_of_file
+from depthflux.files import cache_folder, sha256_of_file
 from depthflux.images.addresses import Resolver, resolve
 from depthflux.images.limits import ReadLimits
 from depthflux.model.headers import header_problem
@@ -127,8 +127,5 @@ def _noted_file(note: Path) -> Path | None:
 
 
 def _folder() -> Path | None:
-    try:
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    except RuntimeError:  # no HOME and no such user, as in some containers
-        return None
-    return Path(base) / "depthflux" / "loras"
+    folder = cache_folder()
+    return folder and folder / "loras"
