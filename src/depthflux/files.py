@@ -41,8 +41,13 @@ def cache_folder() -> Path | None:
     return Path(base) / "depthflux"
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes, *, flush: bool = True) -> None:
     """Write a file whole or not at all: a temporary file beside it, flushed, then renamed.
+
+    Args:
+        path: of the file; one that is there is replaced.
+        data: all of it.
+        flush: whether it is on the disk when this returns; without, `flush_file` is still to come.
 
     Raises:
         OutputError: the folder is missing or may not be written, or the disk is full.
@@ -56,7 +61,8 @@ def write_atomically(path: Path, data: bytes) -> None:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if flush:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
         if temporary is not None:
@@ -66,6 +72,22 @@ def write_atomically(path: Path, data: bytes) -> None:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
         raise
+
+
+def flush_file(path: Path) -> None:
+    """Return once a file's bytes are on the disk; nothing where there is no such file.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def sha256_of_file(path: Path) -> str:

@@ -29,8 +29,10 @@ from pydantic import (
 from depthflux.errors import SettingsError, first_line, show, unknown_name_problem
 
 ENVIRONMENT_PREFIX = "DEPTHFLUX_"
-#: Variables with the prefix that are no settings of the engine.
-OTHER_VARIABLES = frozenset({"PROFILE"})
+#: Variables that begin so are settings of the server (depthflux.server.settings).
+SERVER_PREFIX = "DEPTHFLUX_SERVER_"
+#: Variables with the engine's prefix that are no settings of the engine.
+OTHER_VARIABLES = frozenset({"PROFILE", "API_KEYS"})
 
 Dtype = Literal["float32", "bfloat16"]
 #: Whose law decides where diffusers and the definition of a control LoRA differ.
@@ -377,7 +379,9 @@ def _read_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     return {
         name.lower(): None if environment[variable] == "null" else environment[variable]
         for variable, name in names.items()
-        if name != variable and name not in OTHER_VARIABLES
+        if name != variable
+        and name not in OTHER_VARIABLES
+        and not variable.startswith(SERVER_PREFIX)
     }
 
 

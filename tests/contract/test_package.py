@@ -13,7 +13,7 @@ import depthflux
 
 SOURCE = Path(depthflux.__file__).parent
 #: The way of the data: a room imports only from rooms before it. `cli` and what will stand beside
-#: it (server, bench, comfyui) are on top and never reach into each other.
+#: it (comfyui) are on top and never reach into each other.
 LAYERS = [
     "errors",
     "files",
@@ -27,8 +27,9 @@ LAYERS = [
     "model",
     "engine",
     "bench",
+    "server",
 ]
-FRONT_ENDS = ["cli", "server", "comfyui"]
+FRONT_ENDS = ["cli", "comfyui"]
 #: Libraries that only some rooms may import.
 CONFINED = {
     "diffusers": {"model", "engine", "bench"},
@@ -39,7 +40,12 @@ CONFINED = {
     "onnxruntime": {"safety"},
     "huggingface_hub": {"model", "depth"},
     "httpx2": {"model"},
-    "httpx": {"images"},
+    "httpx": {"images", "server"},
+    "fastapi": {"server"},
+    "starlette": {"server"},
+    "uvicorn": {"server"},
+    "sqlalchemy": {"server"},
+    "prometheus_client": {"server"},
     "click": {"cli"},
     "rich": {"cli"},
 }

@@ -4,6 +4,7 @@
     generate.py   pictures from a request, a file of one, or a picture's record (replay.py)
     demo.py       the packaged miniature on a packaged picture, on one sheet (sheet.py)
     depth.py      only the depth map
+    serve.py      the hosted endpoint over HTTP
     weights.py    the weights: listed, pulled, verified (bytes_progress.py shows how far), prepared
     doctor.py     what this machine can run (diagnosis.py and weights_check.py find it out)
     config.py     the effective settings and their sources

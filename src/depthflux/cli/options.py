@@ -22,6 +22,7 @@ from depthflux.errors import SettingsError, show
 from depthflux.settings import EngineSettings, profile_names
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
     from pydantic.fields import FieldInfo
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -31,6 +32,7 @@ COMMON_SETTINGS = ("device", "dtype", "compile", "threads", "model", "weights_di
 
 _FIELDS = "depthflux.cli.options.fields"
 _SETTINGS = "depthflux.cli.options.settings"
+_SERVER = "depthflux.cli.options.server"
 #: What the allowed values of these add to their description and type is nothing.
 _EVIDENT = frozenset({"prompt", "control_image", "webhook_url"})
 #: Defaults that are too long for the help.
@@ -113,6 +115,38 @@ def setting_options(names: Iterable[str] = COMMON_SETTINGS) -> Callable[[Command
         return command
 
     return decorate
+
+
+def server_options(model: type[BaseModel]) -> Callable[[Command], Command]:
+    """Add an option for each of the server's settings; `given_server_settings` has their values.
+
+    Args:
+        model: the declaring class, which only the command that serves imports.
+    """
+
+    def decorate(command: Command) -> Command:
+        for name in reversed(model.model_fields):
+            field = model.model_fields[name]
+            extra = field.json_schema_extra
+            allowed = f" Allowed: {extra['allowed']}." if isinstance(extra, dict) else ""
+            # A default of many machines' own is told in words by its description.
+            default = "" if field.default_factory is not None else _in_words(_default(field))
+            command = _derive(
+                name,
+                field,
+                home=_SERVER,
+                help=f"{field.description}{allowed}"
+                + (f"  [default: {default}]" if default else ""),
+                default=None,
+            )(command)
+        return command
+
+    return decorate
+
+
+def given_server_settings(ctx: click.Context) -> dict[str, Any]:
+    """The server's settings that were given on the command line."""
+    return dict(ctx.meta.get(_SERVER, {}))
 
 
 def profile_option(command: Command) -> Command:

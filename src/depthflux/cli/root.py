@@ -28,6 +28,7 @@ COMMANDS = {
     "demo": Entry("demo", "Run the packaged miniature on a packaged picture."),
     "generate": Entry("generate", "Make pictures from a prompt and a control image."),
     "depth": Entry("depth", "Write the depth map of a picture."),
+    "serve": Entry("serve", "Answer like the hosted endpoint, over HTTP."),
     "doctor": Entry("doctor", "Say what this machine can run, and what is missing."),
     "weights": Entry("weights", "List, fetch, verify and prepare the weights."),
     "warmup": Entry("warmup", "Compile a profile's blocks and keep the result for later starts."),

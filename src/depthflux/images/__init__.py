@@ -1,9 +1,9 @@
 """Source images in, finished pictures out: safely, exactly, and without the private parts.
 
     limits      how much is accepted, and how far a fetch may go
-    source      read_image: whatever a caller gives → RGB pixels
+    source      read_image: whatever a caller gives → RGB pixels; inspect_picture: judged only
     text        is a text a URL, a data URI, base64 or a path?
-    fetch       a URL → bytes, without reaching into private networks
+    fetch       a URL → bytes, without reaching into private networks; pinned: one exchange of it
     pixels      any mode or dtype → uint8 sRGB, 16-bit grey
     encode      pixels → PNG, JPEG, WebP
     record      the JSON document inside a picture
@@ -14,10 +14,16 @@ Knows nothing of depth, models or requests.
 
 from depthflux.images.container import EXTENSIONS, MEDIA_TYPES, PictureFormat
 from depthflux.images.encode import encode_image
+from depthflux.images.formats import format_of
 from depthflux.images.limits import DEFAULT_LIMITS, ReadLimits
 from depthflux.images.packing import MAX_RECORD_BYTES
 from depthflux.images.record import MAX_EMBEDDED_IMAGE_BYTES, embed, read_record
-from depthflux.images.source import SourceImage, read_image
+from depthflux.images.source import (
+    SourceImage,
+    inline_picture,
+    inspect_picture,
+    read_image,
+)
 
 __all__ = [
     "DEFAULT_LIMITS",
@@ -30,6 +36,9 @@ __all__ = [
     "SourceImage",
     "embed",
     "encode_image",
+    "format_of",
+    "inline_picture",
+    "inspect_picture",
     "read_image",
     "read_record",
 ]

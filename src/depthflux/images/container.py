@@ -23,7 +23,7 @@ EXTENSIONS: dict[PictureFormat, str] = {"png": "png", "jpeg": "jpeg", "webp": "w
 
 
 class PictureProblemError(Exception):
-    """What is wrong with a picture, not yet knowing whose; never leaves `depthflux.images`.
+    """What is wrong with a picture or a URL, not yet knowing whose; no caller of ours ever sees it.
 
     Attributes:
         advice: what to do about it, in words.

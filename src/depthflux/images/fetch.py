@@ -10,14 +10,9 @@ from __future__ import annotations
 
 import http
 import io
-import ipaddress
-import socket
 import ssl
-import threading
-import time
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, BinaryIO
+from typing import BinaryIO
 from urllib.parse import urljoin
 
 import httpx
@@ -26,9 +21,10 @@ from depthflux.errors import ImageFetchError, RequestError, show
 from depthflux.images.addresses import Resolver, approved_addresses, resolve
 from depthflux.images.container import PictureProblemError
 from depthflux.images.limits import ReadLimits, megabytes
+from depthflux.images.pinned import Deadline, exchange
 from depthflux.images.url import Target, parse_url, shown_url
 
-__all__ = ["PICTURE", "Wanted", "fetch", "fetch_into", "shown_url"]
+__all__ = ["PICTURE", "Wanted", "check_url", "fetch", "fetch_into", "shown_url"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +81,18 @@ def fetch(
     return body.getvalue()
 
 
+def check_url(url: str, *, wanted: Wanted = PICTURE, field: str = "control_image") -> None:
+    """See that a URL is one that could be asked, without asking anybody.
+
+    Raises:
+        RequestError: of the wanted kind: it is no plain http or https URL.
+    """
+    try:
+        parse_url(url.strip())
+    except PictureProblemError as problem:
+        raise _refused(url, problem, wanted, field) from None
+
+
 def fetch_into(
     body: BinaryIO,
     url: str,
@@ -112,17 +120,21 @@ def fetch_into(
         OSError: the file cannot be written.
     """
     try:
-        with _Deadline(limits.total_timeout_s) as deadline:
+        with Deadline(limits.total_timeout_s) as deadline:
             _Fetch(body, limits, wanted, deadline, resolver, tls).follow(url.strip())
     except PictureProblemError as problem:
-        advice = wanted.advice or problem.advice
-        advice = f"; {advice}" if advice else ""
-        raise wanted.error(
-            f"{field}={show(shown_url(url))}: {problem}{advice}.",
-            field=field,
-            value=shown_url(url),
-            allowed=wanted.allowed,
-        ) from None
+        raise _refused(url, problem, wanted, field) from None
+
+
+def _refused(url: str, problem: PictureProblemError, wanted: Wanted, field: str) -> RequestError:
+    advice = wanted.advice or problem.advice
+    advice = f"; {advice}" if advice else ""
+    return wanted.error(
+        f"{field}={show(shown_url(url))}: {problem}{advice}.",
+        field=field,
+        value=shown_url(url),
+        allowed=wanted.allowed,
+    )
 
 
 class _Redirect:
@@ -130,71 +142,6 @@ class _Redirect:
 
     def __init__(self, location: str) -> None:
         self.location = location
-
-
-class _Deadline:
-    """The end of a fetch, kept even against a server that sends one byte now and then.
-
-    Time limits of sockets begin anew with each byte, so when the time is up a timer shuts the
-    connection down, which ends any read that waits on it.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self.expired = False
-        self._end = time.monotonic() + seconds
-        self._timer = threading.Timer(seconds, self._expire)
-        self._timer.daemon = True
-        self._lock = threading.Lock()
-        self._connections: list[socket.socket] = []
-
-    def __enter__(self) -> _Deadline:
-        self._timer.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._timer.cancel()
-        with self._lock:
-            for connection in self._connections:
-                connection.close()
-            self._connections.clear()
-
-    @property
-    def remaining_s(self) -> float:
-        """Seconds left, never 0, which sockets would take for "do not wait"."""
-        return max(self._end - time.monotonic(), 0.001)
-
-    def watch(self, event: str, info: dict[str, Any]) -> None:
-        """Take note of each new connection; httpx calls this as its "trace" extension."""
-        if event != "connection.connect_tcp.complete":
-            return
-        # A duplicate, since TLS takes the original's descriptor away.
-        connection = info["return_value"].get_extra_info("socket").dup()
-        with self._lock:
-            self._connections.append(connection)
-        if self.expired:
-            self._expire()
-
-    def check(self) -> None:
-        """Raise when the time is up."""
-        if self.expired or time.monotonic() > self._end:
-            raise PictureProblemError(
-                f"the fetch took longer than {self.seconds:g} s", "use a faster host"
-            )
-
-    def _expire(self) -> None:
-        self.expired = True
-        with self._lock:
-            for connection in self._connections:
-                try:
-                    connection.shutdown(socket.SHUT_RDWR)
-                except OSError:
-                    continue  # closed by the other side already
 
 
 class _Fetch:
@@ -205,7 +152,7 @@ class _Fetch:
         body: BinaryIO,
         limits: ReadLimits,
         wanted: Wanted,
-        deadline: _Deadline,
+        deadline: Deadline,
         resolver: Resolver,
         tls: ssl.SSLContext | None,
     ) -> None:
@@ -260,36 +207,18 @@ class _Fetch:
         )
 
     def _get(self, target: Target, address: str) -> _Redirect | None:
-        request = httpx.Request(
-            "GET",
-            target.at(address),
-            headers={**_HEADERS, "Accept": self._wanted.accept, "Host": target.authority},
-            extensions=self._extensions(target),
-        )
-        # The transport and not a client: no cookies, no proxies, no redirects, and no log line
-        # with the whole URL. One for each hop, so that no connection is used for another name.
-        with httpx.HTTPTransport(verify=self._context(target), trust_env=False) as transport:
-            response = transport.handle_request(request)
-            try:
-                return self._read(response)
-            finally:
-                response.close()
-
-    def _extensions(self, target: Target) -> dict[str, Any]:
         read_s = min(self._limits.read_timeout_s, self._deadline.remaining_s)
         connect_s = min(self._limits.connect_timeout_s, self._deadline.remaining_s)
-        timeout = httpx.Timeout(read_s, connect=connect_s)
-        extensions: dict[str, Any] = {"timeout": timeout.as_dict(), "trace": self._deadline.watch}
-        if not _is_address(target.host):
-            # The URL holds an address now; the certificate must still be the name's.
-            extensions["sni_hostname"] = target.host
-        return extensions
-
-    def _context(self, target: Target) -> ssl.SSLContext:
-        if target.scheme == "http":
-            # Never used, so the 140 authorities of certifi need not be loaded.
-            return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        return self._tls or httpx.create_ssl_context(trust_env=False)
+        with exchange(
+            "GET",
+            target,
+            address,
+            headers={**_HEADERS, "Accept": self._wanted.accept},
+            timeout=httpx.Timeout(read_s, connect=connect_s),
+            tls=self._tls,
+            trace=self._deadline.watch,
+        ) as response:
+            return self._read(response)
 
     def _read(self, response: httpx.Response) -> _Redirect | None:
         """Take the answer's bytes, or the place it sends us to."""
@@ -318,14 +247,6 @@ class _Fetch:
         return PictureProblemError(
             f"the answer has more than {megabytes(self._limits.max_bytes)}", "make it smaller"
         )
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 def _status(code: int) -> str:

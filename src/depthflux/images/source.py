@@ -1,6 +1,7 @@
 """The source image: whatever a caller gives → RGB pixels, and the bytes that are them.
 
-The one door of this package: `read_image`. It decides what kind of thing it was given, has the
+The doors of this package: `read_image`, and for a server that takes pictures in now and reads them
+later `inspect_picture` and `inline_picture`. It decides what kind of thing it was given, has the
 header judged before anything is decoded, and turns every trouble into one clear line. It does not
 know what the picture is for.
 """
@@ -22,7 +23,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from depthflux.errors import UnreadableImageError, show
-from depthflux.images.container import MEDIA_TYPES, Header, PictureProblemError
+from depthflux.images.container import (
+    MEDIA_TYPES,
+    Header,
+    PictureFormat,
+    PictureProblemError,
+)
 from depthflux.images.encode import encode_pixels
 from depthflux.images.formats import ROOMS, require_format
 from depthflux.images.limits import DEFAULT_LIMITS, ReadLimits, megabytes
@@ -33,7 +39,7 @@ from depthflux.images.pixels import (
     split_pixels,
     turn_upright,
 )
-from depthflux.images.text import bytes_of_path, bytes_of_text
+from depthflux.images.text import bytes_of_path, bytes_of_text, is_url
 
 ALLOWED = (
     "a PNG, JPEG or WebP picture as path, http(s) URL, data URI, base64 or bytes, a PIL image, "
@@ -150,17 +156,77 @@ def read_image(
     raise _unreadable(field, origin, PictureProblemError("is no picture", f"give {ALLOWED}"))
 
 
-def _from_data(data: bytes, limits: ReadLimits, origin: str) -> SourceImage:
+def inspect_picture(
+    data: bytes, *, limits: ReadLimits = DEFAULT_LIMITS, field: str = "control_image"
+) -> PictureFormat:
+    """Judge a picture by its container, without decoding it.
+
+    Args:
+        data: the file's bytes.
+        limits: how large it may be.
+        field: what it was given for, named in errors.
+
+    Returns:
+        Its format, whatever its name says.
+
+    Raises:
+        UnreadableImageError: it is no PNG, JPEG or WebP, is cut off or too large.
+    """
+    try:
+        return _read_header(data, limits).format
+    except PictureProblemError as problem:
+        raise _unreadable(field, f"{len(data)} bytes", problem) from problem
+
+
+def inline_picture(
+    text: str, *, limits: ReadLimits = DEFAULT_LIMITS, field: str = "control_image"
+) -> bytes | None:
+    """The picture that a text holds itself, judged as by `inspect_picture`.
+
+    Args:
+        text: a data URI, base64, or an http or https URL; `limits` says whether a path may be, too.
+        limits: how large it may be.
+        field: what it was given for, named in errors.
+
+    Returns:
+        The bytes; None for a URL, which is well formed but not yet fetched.
+
+    Raises:
+        UnreadableImageError: it is neither, or no usable picture.
+        ImageFetchError: the URL is one that is never fetched.
+    """
+    if is_url(text):
+        # httpx costs 0.2 s to import, which a picture inside the text must not pay.
+        from depthflux.images.fetch import check_url
+
+        check_url(text, field=field)
+        return None
+    origin = show(text)
+    try:
+        given = bytes_of_text(text, limits=limits, field=field)
+        origin = given.shown
+        data = given.load()
+        _read_header(data, limits)
+    except PictureProblemError as problem:
+        raise _unreadable(field, origin, problem) from problem
+    return data
+
+
+def _read_header(data: bytes, limits: ReadLimits) -> Header:
     if len(data) > limits.max_bytes:
         raise PictureProblemError(
             f"has {megabytes(len(data))}",
             f"at most {megabytes(limits.max_bytes)} are read; make it smaller",
         )
-    room = ROOMS[require_format(data)]
-    header = room.read_header(data)
+    header = ROOMS[require_format(data)].read_header(data)
     _check_header(header, limits)
+    return header
+
+
+def _from_data(data: bytes, limits: ReadLimits, origin: str) -> SourceImage:
+    header = _read_header(data, limits)
     # Only what is kept is ever decoded: no parser of EXIF, XMP, texts or profiles sees the file.
-    stripped = room.strip(data, header.orientation)
+    stripped = ROOMS[header.format].strip(data, header.orientation)
     rgb, grey16 = split_pixels(turn_upright(_decode(stripped, header), header.orientation))
     return SourceImage(
         rgb=rgb,

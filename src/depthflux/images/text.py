@@ -52,6 +52,12 @@ class Given:
     load: Callable[[], bytes]
 
 
+def is_url(text: str) -> bool:
+    """Whether a text says by its scheme that it is an http or https URL."""
+    found = _SCHEME.match(text.lstrip())
+    return found is not None and found.group(1).lower() in ("http", "https")
+
+
 def bytes_of_text(text: str, *, limits: ReadLimits, field: str) -> Given:
     """Tell what a text is; nothing is read, decoded or fetched before `load` is called.
 
@@ -62,7 +68,7 @@ def bytes_of_text(text: str, *, limits: ReadLimits, field: str) -> Given:
         raise PictureProblemError("is empty", "give a path, a URL, a data URI or base64")
     found = _SCHEME.match(text.lstrip())
     scheme = found.group(1).lower() if found else ""
-    if scheme in ("http", "https"):
+    if is_url(text):
         # httpx costs 0.2 s to import, which reading a file must not pay.
         from depthflux.images import fetch
 

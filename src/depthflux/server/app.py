@@ -1,0 +1,155 @@
+"""The application: the routes under both prefixes, and every error as the hosted form has it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import secrets
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from sqlalchemy.exc import OperationalError
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from depthflux.errors import BusyError, DepthFluxError, first_line
+from depthflux.server.keys import Keys
+from depthflux.server.metrics import Metrics
+from depthflux.server.openapi import describe
+from depthflux.server.routes import account, health, media, predictions
+from depthflux.server.routes.common import refusal
+from depthflux.server.service import Service
+
+logger = logging.getLogger("depthflux")
+
+#: The hosted endpoint documents v2; its current clients call v3.
+PREFIXES = ("/api/v2", "/api/v3")
+
+#: What a browser must not make of an answer.
+_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"referrer-policy", b"no-referrer"),
+)
+
+
+def make_app(service: Service, keys: Keys) -> FastAPI:
+    """The application around a service.
+
+    Args:
+        service: what the routes call.
+        keys: who may ask.
+    """
+    app = FastAPI(
+        title="depthflux",
+        # Its pages would load scripts from elsewhere.
+        docs_url=None,
+        redoc_url=None,
+        generate_unique_id_function=lambda route: _operation(route.path, route.methods),
+    )
+    app.state.service, app.state.keys = service, keys
+    for prefix in PREFIXES:
+        for room in (predictions, media, account):
+            app.include_router(room.router, prefix=prefix)
+    app.include_router(media.files)
+    app.include_router(health.router)
+    document = describe(app, needs_keys=len(keys) > 0)
+    app.openapi = lambda: document  # type: ignore[method-assign]
+    for kind, handle in _HANDLERS.items():
+        app.add_exception_handler(kind, handle)
+    app.add_middleware(Observed, metrics=service.metrics)
+    return app
+
+
+class Observed:
+    """Counts every answer by its route, and adds what browsers have to be told."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app, self._metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def observe(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *_HEADERS]
+                route = scope.get("route")
+                self._metrics.http_requests.labels(
+                    # Never the path itself, which anybody can make new ones of.
+                    getattr(route, "path", "none"),
+                    scope["method"] if route else "other",
+                    str(message["status"]),
+                ).inc()
+            await send(message)
+
+        await self._app(scope, receive, observe)
+
+
+async def _on_our_error(request: Request, error: Exception) -> JSONResponse:
+    """A refusal of ours: its own status, its one line."""
+    if not isinstance(error, DepthFluxError):
+        raise error
+    headers: dict[str, str] = {}
+    if isinstance(error, BusyError):
+        request.app.state.service.metrics.refusals.inc()
+        headers["Retry-After"] = str(math.ceil(error.retry_after_s))
+    if error.http_status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return refusal(error.http_status, " ".join(str(error).split()), headers)
+
+
+async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
+    """What the framework refuses: an unknown path, another method."""
+    if not isinstance(error, HTTPException):
+        raise error
+    words = {
+        404: f"there is nothing at {request.url.path[:200]!r}.",
+        405: f"{request.method} is not allowed here.",
+    }
+    text = words.get(error.status_code, str(error.detail))
+    return refusal(error.status_code, text, dict(error.headers or {}))
+
+
+async def _on_bad_parameter(_request: Request, error: Exception) -> JSONResponse:
+    """A path or query parameter that the framework refuses."""
+    if not isinstance(error, RequestValidationError):
+        raise error
+    problems = [f"{found['loc'][-1]}: {found['msg']}" for found in error.errors()]
+    return refusal(400, f"{'; '.join(problems)}.")
+
+
+async def _on_store_error(_request: Request, error: Exception) -> JSONResponse:
+    """The store is locked, or the disk is full: nothing was accepted."""
+    cause = error.orig if isinstance(error, OperationalError) and error.orig else error
+    logger.error("the store cannot be used: %s", first_line(cause))
+    text = "the store cannot be read or written just now; nothing was accepted; try again."
+    return refusal(503, text, {"Retry-After": "5"})
+
+
+async def _on_surprise(request: Request, error: Exception) -> JSONResponse:
+    """An error that nobody meant: its traceback is for the log, a word to find it by for all."""
+    word = secrets.token_hex(4)
+    route = getattr(request.scope.get("route"), "path", "no route")
+    logger.error("error %s in %s %s", word, request.method, route, exc_info=error)
+    return refusal(500, f"something went wrong inside; the server's log names error {word}.")
+
+
+_HANDLERS: dict[type[Exception], Any] = {
+    DepthFluxError: _on_our_error,
+    HTTPException: _on_http_error,
+    RequestValidationError: _on_bad_parameter,
+    OperationalError: _on_store_error,
+    OSError: _on_store_error,
+    Exception: _on_surprise,
+}
+
+
+def _operation(path: str, methods: set[str] | None) -> str:
+    """A unique name for OpenAPI: method and path."""
+    words = "".join(c if c.isalnum() else "_" for c in path).strip("_")
+    return f"{'_'.join(sorted(methods or ())).lower()}_{words}"

@@ -1,0 +1,179 @@
+"""A worker's side of the store: taking predictions up under a lease, and ending them once.
+
+A lease is a worker's token. Who holds it may end the prediction; once the server has seen the
+worker dead it takes the lease back, and whatever that worker might still say changes nothing. So a
+prediction is never computed by two workers at a time and ends once.
+
+Knows nothing of processes, or of how pictures are made.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, func, select, update
+
+from depthflux.server.database import Database
+from depthflux.server.names import now_ms
+from depthflux.server.predictions import (
+    CANCELLED,
+    CODE_FAILED,
+    Stored,
+    announce,
+    failure,
+    stored,
+)
+from depthflux.server.schema import predictions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """How a prediction was completed.
+
+    Attributes:
+        model: what ran.
+        outputs: the pictures' file names, their files written.
+        flags: which pictures were withheld.
+        timings: milliseconds by phase.
+    """
+
+    model: str
+    outputs: list[str]
+    flags: list[bool]
+    timings: dict[str, int]
+
+
+class Jobs:
+    """The predictions of a database, as workers see them."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def claim(self, lease: str) -> Stored | None:
+        """Take up the prediction that has waited longest; None where none waits."""
+        oldest = (
+            select(predictions.c.number)
+            .where(predictions.c.status == "created")
+            .order_by(predictions.c.number)
+            .limit(1)
+            # Where several may write at a time, another one's choice is passed over.
+            .with_for_update(skip_locked=True)
+            .scalar_subquery()
+        )
+        with self._database.writing() as connection:
+            row = connection.execute(
+                update(predictions)
+                .where(predictions.c.number == oldest, predictions.c.status == "created")
+                .values(
+                    status="processing",
+                    lease=lease,
+                    attempts=predictions.c.attempts + 1,
+                    started_at=func.coalesce(predictions.c.started_at, now_ms()),
+                )
+                .returning(predictions)
+            ).one_or_none()
+        return None if row is None else stored(row)
+
+    def waits(self) -> bool:
+        """Whether any prediction waits, asked without taking a turn at writing."""
+        query = select(predictions.c.number).where(predictions.c.status == "created").limit(1)
+        with self._database.reading() as connection:
+            return connection.scalar(query) is not None
+
+    def is_cancelled(self, id: str) -> bool:
+        """Whether a prediction's owner has asked to stop it, or has deleted it."""
+        query = select(predictions.c.cancelled).where(predictions.c.id == id)
+        with self._database.reading() as connection:
+            return connection.scalar(query) is not False
+
+    def is_gone(self, id: str) -> bool:
+        """Whether a prediction was deleted."""
+        query = select(predictions.c.number).where(predictions.c.id == id)
+        with self._database.reading() as connection:
+            return connection.scalar(query) is None
+
+    def complete(self, id: str, lease: str, done: Done) -> bool:
+        """End a prediction with its pictures; False where the lease is held no more."""
+        values = {
+            "status": "completed",
+            "model": done.model,
+            "outputs": json.dumps(done.outputs),
+            "flags": json.dumps(done.flags),
+            "timings": json.dumps(done.timings),
+            "lease": "",
+            "finished_at": now_ms(),
+        }
+        return self._end(id, lease, values)
+
+    def fail(self, id: str, lease: str, code: int, error: str, model: str = "") -> bool:
+        """End a prediction without pictures; False where the lease is held no more."""
+        return self._end(id, lease, {**failure(code, error), "model": model})
+
+    def _end(self, id: str, lease: str, values: dict[str, Any]) -> bool:
+        with self._database.writing() as connection:
+            ended = connection.execute(
+                update(predictions)
+                .where(
+                    predictions.c.id == id,
+                    predictions.c.lease == lease,
+                    predictions.c.status == "processing",
+                )
+                .values(**values)
+                .returning(predictions.c.id, predictions.c.webhook_url)
+            ).all()
+            announce(connection, ended)
+        return bool(ended)
+
+    def release(self, lease: str, *, most_attempts: int, counted: bool = True) -> list[str]:
+        """Take a dead worker's lease back: its predictions wait again, or fail.
+
+        Args:
+            lease: the worker's.
+            most_attempts: a prediction begun so often fails instead of waiting again.
+            counted: whether this attempt counts; not where the server itself broke it off.
+
+        Returns:
+            The ids of those that failed now.
+        """
+        held = predictions.c.lease == lease
+        return self._release(held, most_attempts=most_attempts, counted=counted)
+
+    def release_all_but(self, leases: Collection[str], *, most_attempts: int) -> list[str]:
+        """Take back every lease that none of these workers holds; see `release`."""
+        other = (predictions.c.lease != "") & predictions.c.lease.not_in(list(leases))
+        return self._release(other, most_attempts=most_attempts, counted=True)
+
+    def _release(self, held: Any, *, most_attempts: int, counted: bool) -> list[str]:
+        running = predictions.c.status == "processing"
+        with self._database.writing() as connection:
+            if not counted:
+                connection.execute(
+                    update(predictions)
+                    .where(held, running)
+                    .values(attempts=predictions.c.attempts - 1)
+                )
+            failed = _fail_where(
+                connection, held & running & predictions.c.cancelled, CANCELLED
+            ) + _fail_where(
+                connection,
+                held & running & (predictions.c.attempts >= most_attempts),
+                f"The worker ended unexpectedly in each of {most_attempts} attempts.",
+            )
+            connection.execute(
+                update(predictions).where(held, running).values(status="created", lease="")
+            )
+        return failed
+
+
+def _fail_where(connection: Connection, condition: Any, error: str) -> list[str]:
+    rows = connection.execute(
+        update(predictions)
+        .where(condition)
+        .values(**failure(CODE_FAILED, error))
+        .returning(predictions.c.id, predictions.c.webhook_url)
+    ).all()
+    announce(connection, rows)
+    return [row.id for row in rows]

@@ -1,0 +1,120 @@
+"""Where pictures lie: outputs and uploads, two folders of files with names nobody can guess.
+
+A file is whole or not there. What no row of the store names is swept away: it was left by a
+process that was killed between the two.
+
+Knows nothing of rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from depthflux.files import flush_file, make_folder, write_atomically
+from depthflux.server.names import is_file_name
+
+#: A file that no row names may be about to get its row; older ones are not.
+_SWEEP_AGE_S = 3600.0
+
+
+class Media:
+    """The files of a server's data folder.
+
+    Attributes:
+        outputs: the folder of finished pictures.
+        uploads: the folder of control images that clients sent.
+    """
+
+    def __init__(self, data_dir: Path) -> None:
+        """Make the folders.
+
+        Raises:
+            OutputError: they cannot be made or written.
+        """
+        self.outputs, self.uploads = data_dir / "outputs", data_dir / "uploads"
+        for folder in (self.outputs, self.uploads):
+            make_folder(folder)
+
+    def write_output(self, name: str, data: bytes) -> None:
+        """Write a finished picture; one of the same name is replaced.
+
+        Raises:
+            OutputError: the disk is full, or refuses.
+        """
+        write_atomically(self.outputs / name, data)
+
+    def write_upload(self, name: str, data: bytes, *, flush: bool) -> str:
+        """Write a control image; the sha256 of its bytes.
+
+        Args:
+            name: of the file.
+            data: its bytes.
+            flush: whether they are on the disk when this returns; else see `flush_upload`.
+
+        Raises:
+            OutputError: the disk is full, or refuses.
+        """
+        write_atomically(self.uploads / name, data, flush=flush)
+        return hashlib.sha256(data).hexdigest()
+
+    def flush_upload(self, name: str) -> None:
+        """Return once a control image is on the disk.
+
+        Raises:
+            OSError: the disk refuses.
+        """
+        flush_file(self.uploads / name)
+
+    def find(self, name: str) -> Path | None:
+        """The file of this name, an upload or an output; None where there is none."""
+        if not is_file_name(name):
+            return None
+        for folder in (self.uploads, self.outputs):
+            if (folder / name).is_file():
+                return folder / name
+        return None
+
+    def read_outputs(self, names: list[str]) -> list[bytes]:
+        """The bytes of finished pictures.
+
+        Raises:
+            FileNotFoundError: one of them is gone.
+        """
+        return [(self.outputs / name).read_bytes() for name in names]
+
+    def remove_outputs(self, names: list[str]) -> None:
+        """Delete finished pictures, as far as they are there."""
+        for name in names:
+            (self.outputs / name).unlink(missing_ok=True)
+
+    def remove_uploads(self, names: list[str]) -> None:
+        """Delete control images, as far as they are there."""
+        for name in names:
+            (self.uploads / name).unlink(missing_ok=True)
+
+    def sweep(
+        self, known_outputs: Callable[[], set[str]], known_uploads: Callable[[], set[str]]
+    ) -> int:
+        """Delete files that nothing names, but young ones; how many there were.
+
+        Args:
+            known_outputs: names of outputs that are or may yet be needed, asked after listing.
+            known_uploads: names of uploads, likewise.
+        """
+        return _sweep(self.outputs, known_outputs) + _sweep(self.uploads, known_uploads)
+
+
+def _sweep(folder: Path, known: Callable[[], set[str]]) -> int:
+    before = time.time() - _SWEEP_AGE_S
+    with os.scandir(folder) as entries:
+        old = [
+            entry.name for entry in entries if entry.is_file() and entry.stat().st_mtime < before
+        ]
+    left = set(old) - known() if old else set()
+    for name in left:
+        (folder / name).unlink(missing_ok=True)
+    return len(left)

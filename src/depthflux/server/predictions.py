@@ -1,0 +1,436 @@
+"""The predictions that were accepted: taking them in, reading, cancelling, deleting, ageing.
+
+A prediction is created, taken up by a worker (depthflux.server.jobs), and ends completed or failed,
+once. Everything here is one transaction, so whatever is killed, a prediction is wholly in or not.
+
+Knows nothing of HTTP, or of what pictures are.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
+
+from depthflux.contract import Status
+from depthflux.errors import BusyError
+from depthflux.server.database import Database
+from depthflux.server.errors import IdempotencyError
+from depthflux.server.names import new_id, new_secret, now_ms
+from depthflux.server.schema import idempotency, predictions, uploads, webhooks
+from depthflux.server.uploads import Picture, picture_values
+
+#: Task codes of the hosted endpoint that no exception of ours has.
+CODE_MODERATED, CODE_FAILED, CODE_INTERNAL = 1200, 1405, 5000
+
+CANCELLED = "The prediction was cancelled by its owner."
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewPrediction:
+    """What is accepted.
+
+    Attributes:
+        owner: the id of an API key, empty where there are none.
+        fields: the request's, its control image left out, its seed drawn.
+        control_url: where the control image is fetched from; empty if it is here.
+        control_file: the name of an upload or an output; empty if it is fetched.
+        base: what the client's addresses begin with, such as `http://127.0.0.1:8000/api/v3`.
+        webhook_url: who is told; empty for nobody.
+        picture: a control image that came inside the request, its file written; else None.
+        id: 32 hexadecimal digits.
+    """
+
+    owner: str
+    fields: dict[str, Any]
+    control_url: str
+    control_file: str
+    base: str
+    webhook_url: str
+    picture: Picture | None = None
+    id: str = field(default_factory=new_id)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Idempotency:
+    """A client's word that two submissions are one.
+
+    Attributes:
+        key: the client's.
+        fingerprint: sha256 of what is asked for.
+    """
+
+    key: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caps:
+    """How much may wait.
+
+    Attributes:
+        queued: most predictions that wait, of all owners.
+        active: most predictions of one owner that wait or run; 0 for no limit.
+        retry_after_s: when to ask again, given how many are before.
+    """
+
+    queued: int
+    active: int
+    retry_after_s: Callable[[int], float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """A prediction as it is in the store; times in milliseconds since 1970, None before they are.
+
+    Attributes:
+        secret: what the pictures' names begin with.
+        outputs: the pictures' file names, in order.
+        flags: which pictures were withheld.
+        code: why it failed, as the hosted endpoint numbers it; 0 if it did not.
+        cancelled: whether its owner asked to stop it.
+    """
+
+    number: int
+    id: str
+    owner: str
+    status: Status
+    model: str
+    fields: dict[str, Any]
+    control_url: str
+    control_file: str
+    base: str
+    webhook_url: str
+    secret: str
+    created_at: int
+    started_at: int | None
+    finished_at: int | None
+    attempts: int
+    lease: str
+    cancelled: bool
+    outputs: list[str]
+    flags: list[bool]
+    timings: dict[str, int]
+    code: int
+    error: str
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended, one way or the other."""
+        return self.status in ("completed", "failed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """Part of a list, newest first.
+
+    Attributes:
+        total: how many there are in all.
+    """
+
+    items: list[Stored]
+    total: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Removed:
+    """What a deletion leaves to be done outside of the store.
+
+    Attributes:
+        id: the prediction's.
+        files: the names that its pictures have or would have got.
+        upload: the name of the picture that came inside its request; empty if none did.
+        was_running: whether a worker computes it.
+    """
+
+    id: str
+    files: list[str]
+    upload: str
+    was_running: bool
+
+
+class Predictions:
+    """The predictions of a database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def submit(
+        self, new: NewPrediction, caps: Caps, once: Idempotency | None = None
+    ) -> tuple[Stored, bool]:
+        """Take a prediction in, or find the one that the same key has brought before.
+
+        Returns:
+            The prediction, and whether it is new. It is committed, and would survive a power cut
+            after the database's `on_disk`.
+
+        Raises:
+            BusyError: too many are waiting.
+            IdempotencyError: the key has brought another request before.
+        """
+        with self._database.writing() as connection:
+            if once is not None and (before := _brought_before(connection, new.owner, once)):
+                return before, False
+            _require_room(connection, new.owner, caps)
+            row = connection.execute(
+                insert(predictions).values(**_values(new)).returning(predictions)
+            ).one()
+            if new.picture is not None:
+                connection.execute(
+                    insert(uploads).values(**picture_values(new.picture, new.owner, new.id))
+                )
+            if once is not None:
+                connection.execute(
+                    insert(idempotency).values(
+                        owner=new.owner,
+                        key=once.key,
+                        fingerprint=once.fingerprint,
+                        prediction=new.id,
+                    )
+                )
+            return stored(row), True
+
+    def read(self, id: str, owner: str | None = None) -> Stored | None:
+        """A prediction; None where there is none, or it is another owner's.
+
+        Args:
+            id: the prediction's.
+            owner: who asks; None for the server itself.
+        """
+        query = select(predictions).where(predictions.c.id == id)
+        if owner is not None:
+            query = query.where(predictions.c.owner == owner)
+        with self._database.reading() as connection:
+            row = connection.execute(query).one_or_none()
+        return None if row is None else stored(row)
+
+    def page(
+        self,
+        owner: str,
+        *,
+        page: int,
+        size: int,
+        status: Status | None = None,
+        model: str | None = None,
+        created_after: int | None = None,
+        created_before: int | None = None,
+    ) -> Page:
+        """An owner's predictions, newest first.
+
+        Args:
+            owner: whose.
+            page: which part, from 1.
+            size: how many a part has.
+            status: only those that show it.
+            model: only those that it computed.
+            created_after: only those from this time on, in milliseconds since 1970.
+            created_before: only those before this time.
+        """
+        conditions = [predictions.c.owner == owner]
+        if status is not None:
+            conditions.append(_shows(status))
+        if model is not None:
+            conditions.append(predictions.c.model == model)
+        if created_after is not None:
+            conditions.append(predictions.c.created_at >= created_after)
+        if created_before is not None:
+            conditions.append(predictions.c.created_at < created_before)
+        with self._database.reading() as connection:
+            total = connection.scalar(
+                select(func.count()).select_from(predictions).where(*conditions)
+            )
+            rows = connection.execute(
+                select(predictions)
+                .where(*conditions)
+                .order_by(predictions.c.number.desc())
+                .limit(size)
+                .offset((page - 1) * size)
+            ).all()
+        return Page(items=[stored(row) for row in rows], total=total or 0)
+
+    def cancel(self, id: str, owner: str) -> Stored | None:
+        """Ask a prediction to stop: at once if it waits, between two steps if it runs.
+
+        Returns:
+            The prediction as it is now; one that has ended stays as it is. None where there is
+            none of this owner.
+        """
+        mine = (predictions.c.id == id) & (predictions.c.owner == owner)
+        with self._database.writing() as connection:
+            waiting = connection.execute(
+                update(predictions)
+                .where(mine, predictions.c.status == "created")
+                .values(**failure(CODE_FAILED, CANCELLED), cancelled=True)
+                .returning(predictions.c.id, predictions.c.webhook_url)
+            ).all()
+            announce(connection, waiting)
+            connection.execute(
+                update(predictions)
+                .where(mine, predictions.c.status == "processing")
+                .values(cancelled=True)
+            )
+            row = connection.execute(select(predictions).where(mine)).one_or_none()
+        return None if row is None else stored(row)
+
+    def remove(self, ids: Sequence[str], owner: str) -> list[Removed]:
+        """Delete an owner's predictions; ids that there are none of are passed over."""
+        return self._remove(predictions.c.id.in_(ids) & (predictions.c.owner == owner))
+
+    def remove_older(self, before: int) -> list[Removed]:
+        """Delete predictions that ended before a time."""
+        return self._remove(predictions.c.finished_at < before)
+
+    def _remove(self, condition: Any) -> list[Removed]:
+        with self._database.writing() as connection:
+            rows = connection.execute(
+                delete(predictions).where(condition).returning(predictions)
+            ).all()
+            gone = [stored(row) for row in rows]
+            # A picture that came inside a request is in the store for this request alone.
+            own = connection.execute(
+                delete(uploads)
+                .where(uploads.c.prediction.in_([one.id for one in gone]))
+                .returning(uploads.c.prediction, uploads.c.name)
+            ).all()
+        names = {prediction: name for prediction, name in own}
+        return [
+            Removed(
+                id=one.id,
+                files=output_names(one),
+                upload=names.get(one.id, ""),
+                was_running=one.status == "processing",
+            )
+            for one in gone
+        ]
+
+    def counts(self) -> dict[str, int]:
+        """How many predictions are in which state."""
+        query = select(predictions.c.status, func.count()).group_by(predictions.c.status)
+        with self._database.reading() as connection:
+            return dict(connection.execute(query).tuples().all())
+
+    def file_names(self) -> set[str]:
+        """The names that pictures of these predictions have or may get."""
+        query = select(predictions)
+        with self._database.reading() as connection:
+            return {name for row in connection.execute(query) for name in output_names(stored(row))}
+
+    def owns_output(self, name: str) -> bool:
+        """Whether a name is that of a finished picture."""
+        query = select(predictions.c.outputs).where(
+            predictions.c.secret == name.partition(".")[0].rpartition("-")[0]
+        )
+        with self._database.reading() as connection:
+            return any(name in json.loads(outputs) for outputs in connection.scalars(query))
+
+
+def output_names(one: Stored) -> list[str]:
+    """What the files of a prediction's pictures are called: the same in every attempt."""
+    extension = one.fields["output_format"]
+    return [f"{one.secret}-{index}.{extension}" for index in range(one.fields["num_images"])]
+
+
+def failure(code: int, error: str) -> dict[str, Any]:
+    """The columns of a prediction that failed."""
+    return {
+        "status": "failed",
+        "code": code,
+        "error": error,
+        "lease": "",
+        "finished_at": now_ms(),
+    }
+
+
+def announce(connection: Connection, ended: Sequence[Row[Any]]) -> None:
+    """Put into the outbox that predictions have ended; rows of id and webhook_url."""
+    wanted = [one.id for one in ended if one.webhook_url]
+    if wanted:
+        connection.execute(
+            insert(webhooks),
+            [
+                {"prediction": id, "state": "waiting", "attempts": 0, "next_at": 0, "problem": ""}
+                for id in wanted
+            ],
+        )
+
+
+def stored(row: Row[Any]) -> Stored:
+    """A row of the table as the rest of the server takes it."""
+    # By name: a join's row has further columns.
+    values = {column.name: row._mapping[column.name] for column in predictions.columns}
+    return Stored(
+        fields=json.loads(values.pop("request")),
+        status=_shown(values.pop("status"), values["started_at"]),
+        outputs=json.loads(values.pop("outputs")),
+        flags=json.loads(values.pop("flags")),
+        timings=json.loads(values.pop("timings")),
+        **values,
+    )
+
+
+def _shown(status: Status, started_at: int | None) -> Status:
+    # A client never sees a prediction go back, though its worker may have died.
+    return "processing" if status == "created" and started_at is not None else status
+
+
+def _shows(status: Status) -> Any:
+    column, started = predictions.c.status, predictions.c.started_at
+    if status == "created":
+        return (column == "created") & started.is_(None)
+    if status == "processing":
+        return (column == "processing") | ((column == "created") & started.is_not(None))
+    return column == status
+
+
+def _values(new: NewPrediction) -> dict[str, Any]:
+    return {
+        "id": new.id,
+        "owner": new.owner,
+        "status": "created",
+        "request": json.dumps(new.fields),
+        "control_url": new.control_url,
+        "control_file": new.control_file,
+        "base": new.base,
+        "webhook_url": new.webhook_url,
+        "secret": new_secret(),
+        "created_at": now_ms(),
+    }
+
+
+def _brought_before(connection: Connection, owner: str, once: Idempotency) -> Stored | None:
+    before = connection.execute(
+        select(idempotency).where(idempotency.c.owner == owner, idempotency.c.key == once.key)
+    ).one_or_none()
+    if before is None:
+        return None
+    if before.fingerprint != once.fingerprint:
+        raise IdempotencyError(once.key)
+    row = connection.execute(select(predictions).where(predictions.c.id == before.prediction)).one()
+    return stored(row)
+
+
+def _require_room(connection: Connection, owner: str, caps: Caps) -> None:
+    waiting = connection.scalar(
+        select(func.count()).select_from(predictions).where(predictions.c.status == "created")
+    )
+    if (waiting or 0) >= caps.queued:
+        raise BusyError(
+            f"{waiting} predictions are waiting, the most that this server takes; try again later.",
+            retry_after_s=caps.retry_after_s(waiting or 0),
+        )
+    if not caps.active:
+        return
+    active = connection.scalar(
+        select(func.count())
+        .select_from(predictions)
+        .where(predictions.c.owner == owner, predictions.c.status.in_(("created", "processing")))
+    )
+    if (active or 0) >= caps.active:
+        raise BusyError(
+            f"{active} predictions of this key wait or run, the most that are allowed; "
+            "try again when one has ended.",
+            retry_after_s=caps.retry_after_s(active or 0),
+        )

@@ -1,0 +1,133 @@
+"""Uploads, tickets for uploads, and the addresses of pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path as FilePath
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Request
+from fastapi.responses import FileResponse, JSONResponse, Response
+from starlette.concurrency import run_in_threadpool
+
+from depthflux.images import MEDIA_TYPES, format_of
+from depthflux.server.documents import TicketAnswer, TicketQuery, UploadAnswer
+from depthflux.server.errors import NotFoundError
+from depthflux.server.openapi import bytes_body, file_body, json_body
+from depthflux.server.reading import read_bytes, read_document, read_file, read_object
+from depthflux.server.routes.common import REFUSALS, Base, Origin, Owner, Served, answer
+
+router = APIRouter(responses=REFUSALS, tags=["media"])
+files = APIRouter(responses=REFUSALS, tags=["media"])
+
+#: Enough to tell the three formats apart.
+_SIGNATURE_BYTES = 16
+#: A picture at an address never changes; whoever has it need not ask again within a day.
+_CACHE = "private, max-age=86400, immutable"
+
+
+@router.post(
+    "/media/upload/binary",
+    response_model=UploadAnswer,
+    summary="Upload a picture",
+    openapi_extra=file_body(),
+)
+@router.post(
+    "/upload",
+    response_model=UploadAnswer,
+    summary="Upload a picture (older path)",
+    openapi_extra=file_body(),
+)
+async def upload(request: Request, service: Served, owner: Owner, origin: Origin) -> JSONResponse:
+    """Take in a picture as the multipart field `file`; its address is good as control_image."""
+    service.take_token(owner)
+    filename, data = await read_file(request, service.limits.max_bytes)
+    picture = await run_in_threadpool(service.upload, data, owner)
+    url = f"{origin}/media/{picture.name}"
+    return answer(
+        {
+            "type": "image",
+            "download_url": url,
+            "url": url,
+            "filename": filename or picture.name,
+            "size": picture.size,
+        }
+    )
+
+
+@router.post(
+    "/media/uploads",
+    response_model=TicketAnswer,
+    summary="Ask for an upload ticket",
+    openapi_extra=json_body(TicketQuery),
+)
+async def promise(
+    request: Request, service: Served, owner: Owner, base: Base, origin: Origin
+) -> JSONResponse:
+    """A secret address that one picture's bytes can be put to, without Authorization."""
+    service.take_token(owner)
+    query = read_document(await read_object(request), TicketQuery)
+    ticket = await run_in_threadpool(
+        service.promise, query.filename, query.content_type, query.size, owner
+    )
+    return answer(
+        {
+            "upload": {
+                "method": "PUT",
+                "url": f"{base}/media/uploads/{ticket.secret}",
+                "headers": {"Content-Type": "application/octet-stream"},
+            },
+            "download_url": f"{origin}/media/{ticket.name}",
+        }
+    )
+
+
+@router.put(
+    "/media/uploads/{secret}",
+    response_class=Response,
+    status_code=200,
+    summary="Put the bytes that a ticket has promised",
+    openapi_extra=bytes_body(),
+)
+async def redeem(
+    request: Request,
+    service: Served,
+    secret: Annotated[str, Path(description="The end of the ticket's address.", max_length=64)],
+) -> Response:
+    """Take in a picture's bytes; knowing the address is the permission."""
+    data = await read_bytes(request, service.limits.max_bytes)
+    await run_in_threadpool(service.redeem, secret, data)
+    return Response(status_code=200)
+
+
+@files.head("/media/{name}", include_in_schema=False)
+@files.get(
+    "/media/{name}",
+    response_class=FileResponse,
+    summary="A picture",
+    responses={
+        200: {
+            "description": "The file.",
+            "content": {kind: {} for kind in MEDIA_TYPES.values()},
+        }
+    },
+)
+async def picture(
+    service: Served,
+    name: Annotated[str, Path(description="The end of the picture's address.", max_length=64)],
+) -> FileResponse:
+    """A finished picture or an upload; knowing the address is the permission."""
+    path = await run_in_threadpool(service.media.find, name)
+    kind = await run_in_threadpool(_kind_of, path) if path is not None else None
+    if path is None or kind is None:
+        raise NotFoundError("there is no such picture; pictures are kept for some days.")
+    return FileResponse(path, media_type=kind, headers={"Cache-Control": _CACHE})
+
+
+def _kind_of(path: FilePath) -> str | None:
+    """The media type by the file's first bytes; its name says what a client has called it."""
+    try:
+        with path.open("rb") as file:
+            found = format_of(file.read(_SIGNATURE_BYTES))
+    except FileNotFoundError:  # deleted just now
+        return None
+    return MEDIA_TYPES[found] if found else None

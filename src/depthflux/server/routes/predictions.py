@@ -1,0 +1,254 @@
+"""Submit, result, list, cancel, delete."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Path, Query, Request
+from fastapi.responses import JSONResponse
+from starlette.concurrency import run_in_threadpool
+
+from depthflux.contract import HOSTED_MODEL, GenerationRequest
+from depthflux.errors import InvalidParameterError, show
+from depthflux.server.answers import envelope, still_running
+from depthflux.server.documents import (
+    DeleteAnswer,
+    DeletedAnswer,
+    DeleteQuery,
+    ListAnswer,
+    ListQuery,
+    ServedEnvelope,
+)
+from depthflux.server.errors import DrainingError
+from depthflux.server.openapi import json_body
+from depthflux.server.predictions import Removed, Stored
+from depthflux.server.reading import read_document, read_object
+from depthflux.server.routes.common import REFUSALS, Base, Owner, Served, answer
+from depthflux.server.service import Service
+
+router = APIRouter(responses=REFUSALS, tags=["predictions"])
+
+#: Base64 takes four characters for three bytes; the other fields are small.
+_BASE64_FACTOR, _FIELDS_BYTES = 4 / 3, 2**20
+#: How often waiting in sync mode looks into the store, should no word come, in seconds.
+_LOOK_S = 2.0
+#: What an Idempotency-Key may be.
+_KEY = re.compile(r"[\x20-\x7e]{1,255}", re.ASCII)
+#: When a client whose server is about to end may try again, in seconds.
+_DRAINING_RETRY_S = 10.0
+
+Id = Annotated[str, Path(description="The prediction's id.", max_length=64)]
+
+
+@router.post(
+    f"/{HOSTED_MODEL}",
+    response_model=ServedEnvelope,
+    summary="Submit a prediction",
+    openapi_extra=json_body(GenerationRequest),
+)
+async def submit(
+    request: Request,
+    service: Served,
+    owner: Owner,
+    base: Base,
+    webhook: Annotated[
+        str | None, Query(max_length=2048, description="Told when the prediction has ended.")
+    ] = None,
+    idempotency_key: Annotated[
+        str | None,
+        Header(description="Repeats under the same key are answered with the first prediction."),
+    ] = None,
+) -> JSONResponse:
+    """Take a prediction in; with `enable_sync_mode`, answer when it has ended."""
+    _require_open(service)
+    key = _check_key(idempotency_key)
+    service.take_token(owner)
+    most = int(service.limits.max_bytes * _BASE64_FACTOR) + _FIELDS_BYTES
+    fields = await read_object(request, most)
+    asked = await run_in_threadpool(service.check, fields, webhook)
+    one, is_new = await run_in_threadpool(service.submit, asked, owner=owner, base=base, key=key)
+    if is_new:
+        service.wake()
+    # After the worker was woken: it has begun while the disk is written.
+    if asked.request.enable_sync_mode:
+        response, _ = await asyncio.gather(
+            _answer_when_over(service, one.id, owner, base), run_in_threadpool(service.keep, one)
+        )
+        return response
+    await run_in_threadpool(service.keep, one)
+    return await _show(service, one, base)
+
+
+@router.get(
+    "/predictions/{id}/result", response_model=ServedEnvelope, summary="A prediction's result"
+)
+async def result(service: Served, owner: Owner, base: Base, id: Id) -> JSONResponse:
+    """The prediction as it is now, exactly in the hosted endpoint's form."""
+    one = await run_in_threadpool(service.find, id, owner)
+    return await _show(service, one, base)
+
+
+@router.get(
+    "/predictions/{id}", response_model=ServedEnvelope, summary="A prediction and its progress"
+)
+async def read(service: Served, owner: Owner, base: Base, id: Id) -> JSONResponse:
+    """The prediction as it is now, with the steps done while it runs."""
+    one = await run_in_threadpool(service.find, id, owner)
+    return await _show(service, one, base, with_progress=True)
+
+
+@router.post(
+    "/predictions",
+    response_model=ListAnswer,
+    summary="List predictions",
+    openapi_extra=json_body(ListQuery),
+)
+async def list_by_body(request: Request, service: Served, owner: Owner, base: Base) -> JSONResponse:
+    """A part of the predictions of this key, newest first."""
+    return await _list(service, owner, base, await read_object(request))
+
+
+@router.get("/predictions", response_model=ListAnswer, summary="List predictions")
+async def list_by_query(
+    service: Served,
+    owner: Owner,
+    base: Base,
+    page: Annotated[str | None, Query(description="Which part, from 1.")] = None,
+    page_size: Annotated[str | None, Query(description="How many a part has, 1 to 100.")] = None,
+    status: Annotated[str | None, Query(description="Only those that show it.")] = None,
+    model: Annotated[str | None, Query(description="Only those that it computed.")] = None,
+) -> JSONResponse:
+    """The same, asked in the query."""
+    given = {"page": page, "page_size": page_size, "status": status, "model": model}
+    fields = {name: value for name, value in given.items() if value is not None}
+    return await _list(service, owner, base, fields)
+
+
+@router.post(
+    "/predictions/delete",
+    response_model=DeleteAnswer,
+    summary="Delete predictions",
+    openapi_extra=json_body(DeleteQuery),
+)
+async def delete_several(request: Request, service: Served, owner: Owner) -> JSONResponse:
+    """Delete predictions with their pictures; running ones are stopped, unknown ids passed over."""
+    query = read_document(await read_object(request), DeleteQuery)
+    removed = await run_in_threadpool(service.remove, query.ids, owner)
+    _stop(service, removed)
+    return answer({"deleted_count": len(removed)})
+
+
+@router.delete("/predictions/{id}", response_model=DeletedAnswer, summary="Delete a prediction")
+async def delete_one(service: Served, owner: Owner, id: Id) -> JSONResponse:
+    """Delete a prediction with its pictures; a running one is stopped."""
+    await run_in_threadpool(service.find, id, owner)
+    _stop(service, await run_in_threadpool(service.remove, [id], owner))
+    return answer({"id": id, "status": "deleted"})
+
+
+@router.post(
+    "/predictions/{id}/cancel", response_model=ServedEnvelope, summary="Cancel a prediction"
+)
+async def cancel(service: Served, owner: Owner, base: Base, id: Id) -> JSONResponse:
+    """Stop a prediction: at once where it waits, between two steps where it runs.
+
+    It then is failed, with an error that says so. One that has ended stays as it is.
+    """
+    one = await run_in_threadpool(service.cancel, id, owner)
+    service.note_cancelled(one)
+    return await _show(service, one, base)
+
+
+async def _answer_when_over(service: Service, id: str, owner: str, base: str) -> JSONResponse:
+    """The final answer, or after some time the one that says to go on asking."""
+    ends_at = service.now_s() + service.settings.sync_timeout_s
+    while True:
+        one = await run_in_threadpool(service.find, id, owner)
+        left_s = ends_at - service.now_s()
+        if one.is_over or left_s <= 0:
+            break
+        await service.wait(id, min(left_s, _LOOK_S))
+    shown = await run_in_threadpool(service.show, one, base)
+    if not one.is_over:
+        shown = still_running(shown, service.settings.sync_timeout_s)
+    return JSONResponse(envelope(shown))
+
+
+async def _show(
+    service: Service, one: Stored, base: str, *, with_progress: bool = False
+) -> JSONResponse:
+    # Only pictures as base64 have to be read from the disk.
+    if one.outputs and one.fields["enable_base64_output"]:
+        shown = await run_in_threadpool(service.show, one, base)
+    else:
+        shown = service.show(one, base, with_progress=with_progress)
+    return JSONResponse(envelope(shown))
+
+
+async def _list(service: Service, owner: str, base: str, fields: dict[str, Any]) -> JSONResponse:
+    query = read_document(fields, ListQuery)
+
+    def find() -> dict[str, Any]:
+        page = service.predictions.page(
+            owner,
+            page=query.page,
+            size=query.page_size,
+            status=query.status,
+            model=query.model,
+            created_after=_milliseconds("created_after", query.created_after),
+            created_before=_milliseconds("created_before", query.created_before),
+        )
+        shown = [service.show(one, base, with_input=True) for one in page.items]
+        return {
+            "page": query.page,
+            "page_size": query.page_size,
+            "total": page.total,
+            "items": [one.model_dump(exclude_none=True) for one in shown],
+        }
+
+    return answer(await run_in_threadpool(find))
+
+
+def _milliseconds(name: str, text: str | None) -> int | None:
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+        aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        return round(1000 * aware.timestamp())
+    except (ValueError, OverflowError):
+        raise InvalidParameterError(
+            f"{name}={show(text)} is not allowed; allowed: a time such as 2026-01-31T12:00:00Z.",
+            field=name,
+            value=text,
+            allowed="an RFC 3339 time",
+        ) from None
+
+
+def _require_open(service: Service) -> None:
+    if service.is_draining:
+        raise DrainingError(
+            "the server is about to end and takes nothing new; try again when it is back.",
+            retry_after_s=_DRAINING_RETRY_S,
+        )
+
+
+def _check_key(key: str | None) -> str | None:
+    if key is not None and not _KEY.fullmatch(key):
+        raise InvalidParameterError(
+            f"Idempotency-Key={show(key)} is not allowed; allowed: 1 to 255 printable ASCII "
+            "characters.",
+            field="Idempotency-Key",
+            value=key,
+            allowed="1 to 255 printable ASCII characters",
+        )
+    return key
+
+
+def _stop(service: Service, removed: list[Removed]) -> None:
+    for one in removed:
+        if one.was_running:
+            service.stop(one.id)

@@ -1,0 +1,259 @@
+"""The server's life: what is refused before it listens, start, drain, end.
+
+    hold the data folder ─▶ listen ─▶ take over what an earlier server left ─▶ start workers
+    SIGTERM or SIGINT ─▶ take nothing new ─▶ let what runs end, or requeue it ─▶ end
+
+Knows the parts and their order; what each does is its own room's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+from sqlalchemy.exc import OperationalError
+
+from depthflux.errors import SettingsError, SetupError
+from depthflux.files import make_folder
+from depthflux.server.app import make_app
+from depthflux.server.board import Board
+from depthflux.server.database import Database
+from depthflux.server.jobs import Jobs
+from depthflux.server.keys import Keys
+from depthflux.server.media import Media
+from depthflux.server.metrics import Metrics
+from depthflux.server.service import Service
+from depthflux.server.settings import ServerSettings
+from depthflux.server.supervisor import COMMAND, Supervisor, hold_data_dir
+from depthflux.server.webhooks import Post, Postman
+from depthflux.settings import EngineSettings
+
+logger = logging.getLogger("depthflux")
+
+#: How often is looked for what is older than it is kept, in seconds.
+AGEING_S = 3600.0
+#: How long open connections may take to end after the last answer, in seconds.
+_CLOSING_S = 5
+#: Connections that wait to be accepted.
+_BACKLOG = 512
+
+
+class RefusedError(SetupError):
+    """The engine cannot be loaded; the message is the worker's own."""
+
+
+class Listener(uvicorn.Server):
+    """uvicorn without its own signals: ours drain first."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signals alone."""
+        yield
+
+
+def serve(
+    settings: ServerSettings,
+    engine_settings: EngineSettings,
+    *,
+    keys: Keys,
+    target: str,
+    given: Mapping[str, str | int | float | bool | None],
+    on_listening: Callable[[str], None],
+    command: Sequence[str] = COMMAND,
+) -> None:
+    """Serve until told to end by SIGTERM or SIGINT.
+
+    Args:
+        settings: the server's.
+        engine_settings: how control images are read and where LoRAs lie.
+        keys: who may ask.
+        target: what the engine loads, see `depthflux.load`.
+        given: single settings of the engine that were asked for.
+        on_listening: called with the server's address once it listens.
+        command: how a worker is started.
+
+    Raises:
+        SettingsError: the address needs API keys or cannot be listened on, or the data folder is
+            in use.
+        SetupError: the engine cannot be loaded.
+        OutputError: the data folder cannot be written.
+    """
+    require_keys(settings, keys)
+    data_dir = settings.data_dir.expanduser().absolute()
+    settings = settings.model_copy(update={"data_dir": data_dir})
+    make_folder(data_dir)
+    # Others on this machine have no business with what people ask for.
+    data_dir.chmod(0o700)
+    with hold_data_dir(data_dir), _listen(settings) as listening:
+        database = Database(data_dir)
+        try:
+            running = Running(settings, engine_settings, database, keys, target, given, command)
+            asyncio.run(running.run(listening, on_listening))
+        finally:
+            database.close()
+
+
+def require_keys(settings: ServerSettings, keys: Keys) -> None:
+    """See that nobody but programs of this machine is let in without a key.
+
+    Raises:
+        SettingsError: the address is no loopback one, and there are no keys.
+    """
+    if not settings.is_loopback and not len(keys):
+        raise SettingsError(
+            f"host={settings.host} lets other machines in, which needs API keys.",
+            fix="Name a file of keys with --api-keys-file, or set DEPTHFLUX_API_KEYS; or listen on "
+            "127.0.0.1.",
+        )
+
+
+class Running:
+    """A server while it runs."""
+
+    def __init__(
+        self,
+        settings: ServerSettings,
+        engine_settings: EngineSettings,
+        database: Database,
+        keys: Keys,
+        target: str,
+        given: Mapping[str, Any],
+        command: Sequence[str],
+    ) -> None:
+        board, metrics = Board(), Metrics()
+        self.service = Service(
+            settings, engine_settings, database, Media(settings.data_dir), board, metrics
+        )
+        self._postman = Postman(
+            self.service.outbox, metrics, Post(limits=self.service.limits), self.service.body_of
+        )
+        self._supervisor = Supervisor(
+            settings,
+            target,
+            given,
+            jobs=Jobs(database),
+            board=board,
+            metrics=metrics,
+            on_ended=self._postman.ring,
+            command=command,
+        )
+        self.service.supervisor = self._supervisor
+        self.service.on_ended = self._postman.ring
+        self._app = make_app(self.service, keys)
+        self._settings = settings
+
+    async def run(self, listening: socket.socket, on_listening: Callable[[str], None]) -> None:
+        """Serve until a signal, or until the engine refuses to load.
+
+        Raises:
+            RefusedError: the first worker could not load.
+        """
+        self._stop = asyncio.Event()
+        self._signals = 0
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal)
+        listener = Listener(_config(self._app))
+        serving = asyncio.create_task(listener.serve(sockets=[listening]))
+        background = [
+            asyncio.create_task(self._postman.run()),
+            asyncio.create_task(self._age_for_ever()),
+        ]
+        try:
+            await self._supervisor.start()
+            on_listening(address_of(self._settings, listening))
+            await self._until_told(serving)
+            await self._drain()
+        finally:
+            for task in background:
+                task.cancel()
+            listener.should_exit = True
+            await asyncio.gather(serving, *background, return_exceptions=True)
+        if self._supervisor.refused is not None:
+            raise RefusedError(self._supervisor.refused.error)
+
+    async def _until_told(self, serving: asyncio.Task[None]) -> None:
+        """Wait for a signal, for the engine's refusal, or for the listener's end."""
+        told = [
+            asyncio.create_task(self._stop.wait()),
+            asyncio.create_task(self._supervisor.is_over.wait()),
+        ]
+        await asyncio.wait([*told, serving], return_when=asyncio.FIRST_COMPLETED)
+        for task in told:
+            task.cancel()
+
+    async def _drain(self) -> None:
+        self.service.is_draining = True
+        logger.info("draining: nothing new is taken")
+        draining = asyncio.create_task(self._supervisor.drain(self._settings.drain_timeout_s))
+        self._stop.clear()
+        # A second signal does not wait for what runs.
+        again = asyncio.create_task(self._stop.wait())
+        await asyncio.wait([draining, again], return_when=asyncio.FIRST_COMPLETED)
+        again.cancel()
+        if not draining.done():
+            await self._supervisor.drain(0)
+        await draining
+
+    def _on_signal(self) -> None:
+        self._stop.set()
+
+    async def _age_for_ever(self) -> None:
+        while True:
+            try:
+                count = await asyncio.to_thread(self.service.age)
+                if count:
+                    logger.info("%d predictions and uploads were older than they are kept", count)
+            except OperationalError:
+                logger.exception("what is old cannot be removed just now")
+            await asyncio.sleep(AGEING_S)
+
+
+def address_of(settings: ServerSettings, listening: socket.socket) -> str:
+    """Where the server is reached, such as `http://127.0.0.1:8000`."""
+    host, port = listening.getsockname()[:2]
+    shown = settings.host if settings.host == "localhost" else host
+    return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
+
+
+@contextlib.contextmanager
+def _listen(settings: ServerSettings) -> Iterator[socket.socket]:
+    host = "127.0.0.1" if settings.host == "localhost" else settings.host
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # By its number: asyncio turns Nagle's algorithm off only where a socket says that it is TCP's,
+    # and with it every answer would wait 40 ms for the client's acknowledgement.
+    with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind((host, settings.port))
+        except OSError as error:
+            raise SettingsError(
+                f"cannot listen on {settings.host}, port {settings.port}: {error.strerror}.",
+                fix="Name another with --port.",
+            ) from error
+        listening.listen(_BACKLOG)
+        yield listening
+
+
+def _config(app: FastAPI) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        # Addresses hold secrets, and counters say what an access log would.
+        access_log=False,
+        log_config=None,
+        # A proxy is told of by public_url; whoever sends its headers is not believed.
+        proxy_headers=False,
+        server_header=False,
+        timeout_graceful_shutdown=_CLOSING_S,
+        backlog=_BACKLOG,
+    )

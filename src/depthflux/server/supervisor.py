@@ -1,0 +1,353 @@
+"""Workers from outside: starts one for each device, hears them, kills and replaces them.
+
+A worker that ends, however it does, is waited for, its lease is taken back, and only then is
+another started in its place. One that falls silent is killed first. So nothing is computed twice
+at a time, by the kernel's word and not by a clock's.
+
+Knows nothing of HTTP or of what workers compute.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Literal
+
+from depthflux.errors import SettingsError
+from depthflux.server.board import Board
+from depthflux.server.jobs import Jobs
+from depthflux.server.messages import (
+    Cancel,
+    Drain,
+    Ended,
+    FromWorker,
+    Message,
+    Ready,
+    Refused,
+    Start,
+    Step,
+    Wake,
+    parse_from_worker,
+)
+from depthflux.server.metrics import Metrics
+from depthflux.server.names import new_secret
+from depthflux.server.settings import ServerSettings
+
+logger = logging.getLogger("depthflux")
+
+#: How a worker is started; tests have other painters.
+COMMAND = (sys.executable, "-m", "depthflux.server.worker")
+
+#: Longest pause before a worker that keeps dying is started again, in seconds.
+LONGEST_PAUSE_S = 60.0
+#: How long an earlier server's workers may take to notice that it is dead, in seconds.
+TAKEOVER_S = 30.0
+#: How often it is looked whether they have, in seconds.
+_LOOK_S = 0.05
+
+State = Literal["loading", "ready", "restarting", "stopped"]
+
+
+@dataclass
+class Place:
+    """A worker's place: a device, and the process that is in it now.
+
+    Attributes:
+        slot: its number.
+        device: where its worker runs; None leaves that to the engine's settings.
+        state: of its worker.
+        lease: of the process that is in it; empty while there is none.
+        deaths: how many of its workers ended unasked in a row without ending a prediction.
+    """
+
+    slot: int
+    device: str | None
+    state: State = "loading"
+    lease: str = ""
+    process: asyncio.subprocess.Process | None = None
+    model: str = ""
+    deaths: int = 0
+    restarts: int = 0
+    task: asyncio.Task[None] | None = field(default=None, repr=False)
+
+
+class Supervisor:
+    """The workers of a server.
+
+    Attributes:
+        places: one for each device.
+        model: the id of the model that is loaded; empty before.
+        refused: why the first worker could not load, and its exit code; None while it has not.
+    """
+
+    def __init__(
+        self,
+        settings: ServerSettings,
+        target: str,
+        engine_settings: Mapping[str, str | int | float | bool | None],
+        *,
+        jobs: Jobs,
+        board: Board,
+        metrics: Metrics,
+        on_ended: Callable[[], None],
+        command: Sequence[str] = COMMAND,
+    ) -> None:
+        """Start nothing yet.
+
+        Args:
+            settings: the server's.
+            target: what the engine loads, see `depthflux.load`.
+            engine_settings: single settings of it.
+            jobs: whose leases are taken back.
+            board: told of steps and ends.
+            metrics: told of restarts and times.
+            on_ended: called after each prediction's end.
+            command: how a worker is started.
+        """
+        self._settings, self._target, self._engine_settings = settings, target, engine_settings
+        self._jobs, self._board, self._metrics = jobs, board, metrics
+        self._on_ended, self._command = on_ended, command
+        self._draining = False
+        self.places: list[Place] = []
+        self.model = ""
+        self.refused: Refused | None = None
+        self.is_over = asyncio.Event()
+
+    async def start(self) -> None:
+        """Wait for an earlier server's workers to be gone, then start our own.
+
+        Raises:
+            SettingsError: one of them does not end.
+        """
+        await self._take_over()
+        devices: list[str | None] = [*self._settings.device_names]
+        for device in devices or [None]:
+            self._add_place(device)
+
+    def wake(self) -> None:
+        """Tell the workers that a prediction waits."""
+        self._tell_all(Wake())
+
+    def cancel(self, id: str) -> None:
+        """Tell the workers to stop a prediction."""
+        self._tell_all(Cancel(id=id))
+
+    async def drain(self, timeout_s: float) -> None:
+        """Let what runs end, but not longer than some seconds; then end the workers."""
+        self._draining = True
+        self._tell_all(Drain())
+        tasks = [place.task for place in self.places if place.task is not None]
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=timeout_s)
+            if late:
+                for place in self.places:
+                    _kill(place)
+                await asyncio.wait(late)
+
+    @property
+    def states(self) -> list[State]:
+        """The workers' states."""
+        return [place.state for place in self.places]
+
+    async def _take_over(self) -> None:
+        for path in sorted(self._settings.data_dir.glob("worker-*.lock")):
+            await _wait_until_free(path)
+        failed = await asyncio.to_thread(
+            self._jobs.release_all_but, (), most_attempts=self._settings.max_attempts
+        )
+        self._note_ends(failed)
+
+    def _add_place(self, device: str | None) -> None:
+        place = Place(slot=len(self.places), device=device)
+        self.places.append(place)
+        place.task = asyncio.create_task(self._keep(place), name=f"worker-{place.slot}")
+
+    def _tell_all(self, message: Message) -> None:
+        for place in self.places:
+            if place.process is not None and place.process.stdin is not None:
+                with contextlib.suppress(ConnectionError, RuntimeError):
+                    place.process.stdin.write(message.line())
+
+    async def _keep(self, place: Place) -> None:
+        """Keep a place's worker running until the server drains."""
+        while not self._draining:
+            await self._run_once(place)
+            if self._must_end():
+                break
+            place.state, place.deaths = "restarting", place.deaths + 1
+            place.restarts += 1
+            self._metrics.worker_restarts.inc()
+            # The first replacement comes at once; a worker that keeps dying is given time.
+            pause_s = min(2.0 ** (place.deaths - 2), LONGEST_PAUSE_S) if place.deaths > 1 else 0.0
+            await self._pause(pause_s)
+        place.state = "stopped"
+        if self.refused is not None and not self.model:
+            self.is_over.set()
+
+    def _must_end(self) -> bool:
+        """Whether no worker is to be started any more: another one would be refused, too."""
+        return self._draining or (self.refused is not None and not self.model)
+
+    async def _pause(self, seconds: float) -> None:
+        end = asyncio.get_running_loop().time() + seconds
+        while not self._draining and (left := end - asyncio.get_running_loop().time()) > 0:
+            await asyncio.sleep(min(left, 0.2))
+
+    async def _run_once(self, place: Place) -> None:
+        """Start a worker, hear it until it ends, and take its lease back."""
+        place.lease = new_secret()
+        process = await asyncio.create_subprocess_exec(
+            *self._command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            env=_environment(),
+            # A session of its own: Ctrl-C in the terminal is for the server, which drains.
+            start_new_session=True,
+        )
+        place.process = process
+        try:
+            if process.stdin is not None:
+                process.stdin.write(self._start_of(place).line())
+            await self._hear(place, process)
+        finally:
+            _kill(place)
+            code = await process.wait()
+            place.process = None
+        logger.log(
+            logging.INFO if self._draining else logging.WARNING,
+            "worker %d (process %d) ended with %d",
+            place.slot,
+            process.pid,
+            code,
+        )
+        await self._take_back(place)
+
+    async def _take_back(self, place: Place) -> None:
+        failed = await asyncio.to_thread(
+            self._jobs.release,
+            place.lease,
+            most_attempts=self._settings.max_attempts,
+            # A prediction that the server itself broke off has not had its attempt.
+            counted=not self._draining,
+        )
+        place.lease = ""
+        self._note_ends(failed)
+        self.wake()
+
+    def _note_ends(self, failed: Sequence[str]) -> None:
+        for id in failed:
+            self._metrics.note_end("failed", 0)
+            self._board.note_end(id)
+        if failed:
+            self._on_ended()
+
+    def _start_of(self, place: Place) -> Start:
+        settings = dict(self._engine_settings)
+        if place.device is not None:
+            settings["device"] = place.device
+        return Start(
+            target=self._target,
+            settings=settings,
+            data_dir=str(self._settings.data_dir),
+            slot=place.slot,
+            lease=place.lease,
+            fail_when_all_flagged=self._settings.moderation == "fail",
+        )
+
+    async def _hear(self, place: Place, process: asyncio.subprocess.Process) -> None:
+        if process.stdout is None:
+            return
+        while True:
+            try:
+                line = await asyncio.wait_for(
+                    process.stdout.readline(), self._settings.worker_silence_s
+                )
+            except TimeoutError:
+                logger.error(
+                    "worker %d was silent for %g s and is killed",
+                    place.slot,
+                    self._settings.worker_silence_s,
+                )
+                return
+            if not line:
+                return
+            if (message := parse_from_worker(line)) is not None:
+                self._take_note(place, message)
+
+    def _take_note(self, place: Place, message: FromWorker) -> None:
+        if isinstance(message, Ready):
+            self._take_note_of_ready(place, message)
+        elif isinstance(message, Step):
+            self._board.note_step(message.id, message.step, message.total)
+        elif isinstance(message, Ended):
+            place.deaths = 0
+            self._metrics.note_end(message.status, message.inference_ms)
+            self._board.note_end(message.id)
+            self._on_ended()
+        elif isinstance(message, Refused):
+            logger.error("worker %d cannot load: %s", place.slot, message.error)
+            if not self.model:
+                self.refused = message
+
+    def _take_note_of_ready(self, place: Place, ready: Ready) -> None:
+        place.state, place.model = "ready", ready.model
+        self.model, self.refused = ready.model, None
+        logger.info("worker %d: %s on %s", place.slot, ready.model, ready.device)
+        # Only a worker knows how many GPUs there are, since only workers import torch.
+        if not self._settings.device_names and ready.device.startswith("cuda"):
+            for index in range(len(self.places), ready.device_count):
+                self._add_place(f"cuda:{index}")
+
+
+def hold_data_dir(data_dir: Path) -> IO[bytes]:
+    """Take a data folder for this server alone, while the file is open.
+
+    Raises:
+        SettingsError: another server has it.
+    """
+    file = (data_dir / "server.lock").open("wb")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise SettingsError(
+            f"data_dir={data_dir}: another server is using it.",
+            fix="Stop that one, or name another folder with --data-dir.",
+        ) from None
+    return file
+
+
+async def _wait_until_free(path: Path) -> None:
+    """Wait until no process holds a worker's place."""
+    with path.open("rb") as file:
+        for _ in range(int(TAKEOVER_S / _LOOK_S)):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                await asyncio.sleep(_LOOK_S)
+            else:
+                return
+    raise SettingsError(
+        f"data_dir: a worker of an earlier server still holds {path}.",
+        fix="End that process and start again.",
+    )
+
+
+def _environment() -> dict[str, str]:
+    """The process's own variables, but for the API keys, which no worker needs."""
+    return {name: value for name, value in os.environ.items() if name != "DEPTHFLUX_API_KEYS"}
+
+
+def _kill(place: Place) -> None:
+    """End a worker and whatever it has started, at once."""
+    if place.process is not None and place.process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(place.process.pid, signal.SIGKILL)

@@ -1,0 +1,145 @@
+"""The pictures that clients have uploaded: what is known of them; their bytes lie in media.py.
+
+Knows nothing of HTTP or of pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import delete, insert, select, update
+
+from depthflux.server.database import Database
+from depthflux.server.names import now_ms
+from depthflux.server.schema import predictions, uploads
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """An uploaded picture whose file is written.
+
+    Attributes:
+        name: of the file, which is also the end of its address.
+        size: in bytes.
+        sha256: of the bytes.
+        media_type: what the bytes are, such as `image/png`.
+    """
+
+    name: str
+    size: int
+    sha256: str
+    media_type: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ticket:
+    """The promise of an upload.
+
+    Attributes:
+        name: what the file will be called.
+        size: in bytes, as announced.
+        secret: the end of the address that the bytes are put to.
+        owner: whose.
+        sha256: of the bytes that have come; empty before.
+    """
+
+    name: str
+    size: int
+    secret: str
+    owner: str
+    sha256: str = ""
+
+
+class Uploads:
+    """The uploads of a database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(self, picture: Picture, owner: str) -> None:
+        """Take in a picture whose file is written."""
+        with self._database.writing() as connection:
+            connection.execute(insert(uploads).values(**picture_values(picture, owner, "")))
+
+    def add_ticket(self, ticket: Ticket) -> None:
+        """Promise an upload."""
+        with self._database.writing() as connection:
+            connection.execute(
+                insert(uploads).values(
+                    name=ticket.name,
+                    owner=ticket.owner,
+                    ticket=ticket.secret,
+                    size=ticket.size,
+                    sha256="",
+                    media_type="",
+                    prediction="",
+                    created_at=now_ms(),
+                )
+            )
+
+    def find_ticket(self, secret: str) -> Ticket | None:
+        """The ticket with this secret; None where there is none."""
+        query = select(uploads).where(uploads.c.ticket == secret)
+        with self._database.reading() as connection:
+            row = connection.execute(query).one_or_none()
+        if row is None:
+            return None
+        return Ticket(
+            name=row.name, size=row.size, secret=row.ticket, owner=row.owner, sha256=row.sha256
+        )
+
+    def keep(self, picture: Picture) -> None:
+        """Note that a ticket's bytes are here."""
+        with self._database.writing() as connection:
+            connection.execute(
+                update(uploads)
+                .where(uploads.c.name == picture.name)
+                .values(size=picture.size, sha256=picture.sha256, media_type=picture.media_type)
+            )
+
+    def find(self, name: str) -> Picture | None:
+        """The picture of this name; None where there is none, or its bytes have not come."""
+        query = select(uploads).where(uploads.c.name == name, uploads.c.sha256 != "")
+        with self._database.reading() as connection:
+            row = connection.execute(query).one_or_none()
+        if row is None:
+            return None
+        return Picture(name=row.name, size=row.size, sha256=row.sha256, media_type=row.media_type)
+
+    def remove_older(self, before: int) -> list[str]:
+        """Delete uploads older than a time that nothing unfinished needs; their names."""
+        needed = select(predictions.c.control_file).where(
+            predictions.c.status.in_(("created", "processing"))
+        )
+        # What came inside a request goes with its prediction.
+        with self._database.writing() as connection:
+            rows = connection.scalars(
+                delete(uploads)
+                .where(
+                    uploads.c.created_at < before,
+                    uploads.c.prediction == "",
+                    uploads.c.name.not_in(needed),
+                )
+                .returning(uploads.c.name)
+            )
+            return list(rows)
+
+    def file_names(self) -> set[str]:
+        """The names of all uploads."""
+        with self._database.reading() as connection:
+            return set(connection.scalars(select(uploads.c.name)))
+
+
+def picture_values(picture: Picture, owner: str, prediction: str) -> dict[str, Any]:
+    """The row of a picture whose file is written."""
+    return {
+        "name": picture.name,
+        "owner": owner,
+        "ticket": "",
+        "size": picture.size,
+        "sha256": picture.sha256,
+        "media_type": picture.media_type,
+        "prediction": prediction,
+        "created_at": now_ms(),
+    }

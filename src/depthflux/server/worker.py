@@ -1,0 +1,372 @@
+"""The worker's process: takes predictions up under its lease, paints them, ends them in the store.
+
+It is started by the server (depthflux.server.supervisor), is told what to do on standard input and
+answers on standard output (depthflux.server.messages). When standard input ends, the server is
+dead, and the worker ends at once: the next server takes its lease back.
+
+Two threads take predictions, so that one's control image is fetched and another's pictures are
+written while a third's steps run; painting itself goes one at a time, which is the painter's
+business.
+
+Knows nothing of HTTP, and of torch only what its painter knows.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import logging
+import os
+import secrets
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, NoReturn, Protocol
+
+from sqlalchemy.exc import OperationalError
+
+from depthflux.contract import GenerationRequest, Prediction
+from depthflux.errors import (
+    CancelledError,
+    DepthFluxError,
+    RequestError,
+    UnreadableImageError,
+    first_line,
+)
+from depthflux.images import ReadLimits, SourceImage, read_image
+from depthflux.server.database import Database
+from depthflux.server.jobs import Done, Jobs
+from depthflux.server.media import Media
+from depthflux.server.messages import (
+    Alive,
+    Cancel,
+    Drain,
+    Ended,
+    Message,
+    Ready,
+    Refused,
+    Start,
+    Step,
+    Wake,
+    read_from_server,
+)
+from depthflux.server.predictions import (
+    CANCELLED,
+    CODE_FAILED,
+    CODE_INTERNAL,
+    CODE_MODERATED,
+    Stored,
+    output_names,
+)
+
+logger = logging.getLogger("depthflux")
+
+#: One paints while the other reads and writes.
+TAKERS = 2
+#: How often the worker says that it is there, in seconds.
+HEARTBEAT_S = 2.0
+#: How often it looks by itself whether something waits; the server's word comes sooner.
+LOOK_S = 1.0
+#: How long to wait before a result is written to the store again, in seconds.
+RETRY_S = 0.5
+
+#: Exit codes beside those of depthflux.errors; the server only logs them.
+EXIT_ORPHANED, EXIT_BROKEN = 70, 75
+
+MODERATED = "The safety checker flagged every picture; another prompt or seed may help."
+
+
+class Painter(Protocol):
+    """What makes pictures: an engine with what the worker has to know of it.
+
+    Attributes:
+        model: the model's id, as `data.model` says it.
+        device: where it runs, such as `cuda:0`.
+        device_count: how many such devices this machine has.
+        limits: within which control images are read.
+    """
+
+    model: str
+    device: str
+    device_count: int
+    limits: ReadLimits
+
+    def paint(self, request: GenerationRequest, on_step: Callable[[int, int], None]) -> Prediction:
+        """Make the pictures of a request; several threads may call, one paints at a time."""
+
+    def is_broken_by(self, error: Exception) -> bool:
+        """Whether after this error only a new process can go on, as after one of CUDA's."""
+
+
+Load = Callable[[Start], Painter]
+
+
+class Speaker:
+    """Sends messages to the server; lines of several threads do not mix."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()
+
+    def say(self, message: Message) -> None:
+        """Send a message; where nobody listens any more, nothing is done."""
+        with self._lock:
+            try:
+                self._stream.write(message.line())
+                self._stream.flush()
+            except (BrokenPipeError, ValueError):
+                return  # the server is gone; standard input says so, too
+
+
+class Bell:
+    """Wakes waiting takers; one rung between looking and waiting is not missed."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._count = 0
+
+    @property
+    def count(self) -> int:
+        """How often it was rung."""
+        with self._changed:
+            return self._count
+
+    def ring(self) -> None:
+        """Wake all that wait."""
+        with self._changed:
+            self._count += 1
+            self._changed.notify_all()
+
+    def wait(self, count: int, timeout_s: float) -> None:
+        """Wait until it was rung more often than that, but not too long."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._count > count, timeout=timeout_s)
+
+
+class Worker:
+    """One process's work."""
+
+    def __init__(self, start: Start, painter: Painter, speaker: Speaker) -> None:
+        self._start, self._painter, self._speaker = start, painter, speaker
+        folder = Path(start.data_dir)
+        self._jobs, self._media = Jobs(Database(folder)), Media(folder)
+        self._bell = Bell()
+        self._cancelled: set[str] = set()
+        self._draining = threading.Event()
+
+    def run(self, stream: IO[bytes]) -> None:
+        """Take predictions until the server says to end; end the process if the server ends."""
+        takers = [
+            threading.Thread(target=self._take, name=f"taker-{number}", daemon=True)
+            for number in range(TAKERS)
+        ]
+        for taker in takers:
+            taker.start()
+        listener = threading.Thread(target=self._listen, args=(stream,), daemon=True)
+        listener.start()
+        for taker in takers:
+            taker.join()
+
+    def _listen(self, stream: IO[bytes]) -> None:
+        while (message := read_from_server(stream)) is not None:
+            if isinstance(message, Wake):
+                self._bell.ring()
+            elif isinstance(message, Cancel):
+                self._cancelled.add(message.id)
+            elif isinstance(message, Drain):
+                self._draining.set()
+                self._bell.ring()
+        # Not sys.exit: the server is dead, and a step of a large picture may take long.
+        os._exit(EXIT_ORPHANED)
+
+    def _take(self) -> None:
+        while not self._draining.is_set():
+            heard = self._bell.count
+            try:
+                job = self._jobs.claim(self._start.lease) if self._jobs.waits() else None
+            except OperationalError as error:
+                logger.warning("the store cannot be used: %s", first_line(error.orig or error))
+                job = None
+            if job is None:
+                self._bell.wait(heard, LOOK_S)
+            else:
+                self._do(job)
+
+    def _do(self, job: Stored) -> None:
+        """Compute a prediction and end it in the store, however it goes."""
+        try:
+            done = self._compute(job)
+        except CancelledError:
+            self._fail(job, CODE_FAILED, CANCELLED)
+        except DepthFluxError as error:
+            self._fail(job, error.hosted_code, str(error))
+        except Exception as error:  # noqa: BLE001 - the one place that keeps a worker alive
+            self._survive(job, error)
+        else:
+            self._complete(job, done)
+        self._cancelled.discard(job.id)
+
+    def _compute(self, job: Stored) -> Done:
+        if self._jobs.is_cancelled(job.id):
+            raise CancelledError(CANCELLED)
+        source = self._read(job)
+        request = GenerationRequest(**job.fields, control_image=source)
+
+        def on_step(step: int, total: int) -> None:
+            if job.id in self._cancelled:
+                raise CancelledError(CANCELLED)
+            self._speaker.say(Step(id=job.id, step=step, total=total))
+
+        prediction = self._painter.paint(request, on_step)
+        flags = prediction.has_nsfw_contents
+        if self._start.fail_when_all_flagged and flags and all(flags):
+            raise ModeratedError(MODERATED)
+        names = output_names(job)
+        for name, file in zip(names, prediction.files, strict=True):
+            self._media.write_output(name, file.data)
+        return Done(model=prediction.model, outputs=names, flags=flags, timings=prediction.timings)
+
+    def _read(self, job: Stored) -> SourceImage:
+        """The control image: fetched, or from the store."""
+        limits = self._painter.limits
+        if not job.control_file:
+            return read_image(job.control_url, limits=limits)
+        path = self._media.find(job.control_file)
+        if path is None:
+            raise UnreadableImageError(
+                "control_image: the uploaded picture is no longer here; upload it again.",
+                field="control_image",
+            )
+        return read_image(path.read_bytes(), limits=limits)
+
+    def _complete(self, job: Stored, done: Done) -> None:
+        if _insist(lambda: self._jobs.complete(job.id, self._start.lease, done)):
+            ended = Ended(
+                id=job.id, status="completed", inference_ms=done.timings.get("inference", 0)
+            )
+            self._speaker.say(ended)
+        elif self._jobs.is_gone(job.id):
+            # Deleted meanwhile; its files came after the deletion.
+            self._media.remove_outputs(done.outputs)
+
+    def _fail(self, job: Stored, code: int, error: str) -> None:
+        text = " ".join(error.split())
+        model = self._painter.model
+        if _insist(lambda: self._jobs.fail(job.id, self._start.lease, code, text, model)):
+            self._speaker.say(Ended(id=job.id, status="failed", code=code))
+
+    def _survive(self, job: Stored, error: Exception) -> None:
+        """An error that nobody meant: its traceback is for the log, a word to find it by for all.
+
+        Where it broke the device the process ends; the server takes the lease back and the
+        prediction is begun again by the next worker.
+        """
+        word = secrets.token_hex(4)
+        logger.error("error %s in prediction %s", word, job.id, exc_info=error)
+        if self._painter.is_broken_by(error):
+            os._exit(EXIT_BROKEN)
+        self._fail(
+            job, CODE_INTERNAL, f"Something went wrong inside; the server's log names error {word}."
+        )
+
+
+def _insist(write: Callable[[], bool]) -> bool:
+    """Write to the store, trying until it can be: a result must not be lost to a full disk."""
+    while True:
+        try:
+            return write()
+        except OperationalError as error:
+            logger.warning("the store cannot be written: %s", first_line(error.orig or error))
+            time.sleep(RETRY_S)
+
+
+class ModeratedError(RequestError):
+    """Every picture was flagged, and the server is set to fail then."""
+
+    hosted_code = CODE_MODERATED
+
+
+def run_worker(load: Load) -> int:
+    """Be a worker: read what to do on standard input, until told to end.
+
+    Args:
+        load: makes the painter.
+
+    Returns:
+        The exit code.
+    """
+    threading.excepthook = _end_with_thread
+    speaker = Speaker(_take_standard_output())
+    stream = sys.stdin.buffer
+    start = read_from_server(stream)
+    if not isinstance(start, Start):
+        return EXIT_ORPHANED
+    _beat(speaker)
+    with hold_slot(Path(start.data_dir), start.slot):
+        try:
+            painter = load(start)
+        except DepthFluxError as error:
+            speaker.say(Refused(error=str(error), exit_code=error.exit_code))
+            return error.exit_code
+        worker = Worker(start, painter, speaker)
+        speaker.say(
+            Ready(model=painter.model, device=painter.device, device_count=painter.device_count)
+        )
+        worker.run(stream)
+    return 0
+
+
+def hold_slot(data_dir: Path, slot: int) -> IO[bytes]:
+    """Wait for a worker's place to be free, and hold it while the file is open.
+
+    The kernel frees it when the process dies, however it dies: who holds it knows that no earlier
+    worker of this place computes any more.
+    """
+    file = (data_dir / f"worker-{slot}.lock").open("wb")
+    fcntl.flock(file, fcntl.LOCK_EX)
+    return file
+
+
+def _end_with_thread(what: threading.ExceptHookArgs) -> None:
+    """A worker with half of its threads is none: end, and let the server start another."""
+    logger.error("a thread of the worker ended", exc_info=what.exc_value)
+    os._exit(EXIT_BROKEN)
+
+
+def _take_standard_output() -> IO[bytes]:
+    """Standard output for messages alone: what libraries print goes to standard error."""
+    own = os.dup(1)
+    os.dup2(2, 1)
+    return io.FileIO(own, "wb")
+
+
+def _beat(speaker: Speaker) -> None:
+    """Say every few seconds that the worker is there, while it loads, too."""
+
+    def beat() -> None:
+        while True:
+            speaker.say(Alive())
+            time.sleep(HEARTBEAT_S)
+
+    threading.Thread(target=beat, name="heartbeat", daemon=True).start()
+
+
+def main() -> None:
+    """Run a worker of the real engine; the server calls it."""
+    from depthflux.server.painting import load_painter
+
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
+    end(run_worker(load_painter))
+
+
+def end(code: int) -> NoReturn:
+    """End the process without waiting for the threads that listen and beat, which never end."""
+    logging.shutdown()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main()
