@@ -13,7 +13,7 @@ from typing import Any
 from depthflux.contract import HOSTED_MODEL, PredictionUrls, format_time
 from depthflux.server.documents import Progress, ServedEnvelope, ServedPrediction
 from depthflux.server.media import Media
-from depthflux.server.predictions import Stored
+from depthflux.server.rows import Stored
 
 #: data.code where waiting in sync mode has ended before the prediction.
 CODE_STILL_RUNNING = 5004

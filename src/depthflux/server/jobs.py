@@ -18,14 +18,8 @@ from sqlalchemy import Connection, func, select, update
 
 from depthflux.server.database import Database
 from depthflux.server.names import now_ms
-from depthflux.server.predictions import (
-    CANCELLED,
-    CODE_FAILED,
-    Stored,
-    announce,
-    failure,
-    stored,
-)
+from depthflux.server.predictions import announce, failure
+from depthflux.server.rows import CANCELLED, CODE_FAILED, Stored, stored
 from depthflux.server.schema import predictions
 
 

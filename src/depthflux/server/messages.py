@@ -7,6 +7,7 @@
     worker → server   ready     loaded: the model, the device, how many devices there are
                       step      a prediction's progress
                       ended     a prediction has ended
+                      dropped   a prediction is this worker's no more: deleted, or taken back
                       alive     said every few seconds; who falls silent loses its lease
                       refused   it cannot load, and why
 
@@ -89,6 +90,13 @@ class Ended(Message):
     inference_ms: int = 0
 
 
+class Dropped(Message):
+    """A prediction is this worker's no more; what it made of it counts for nothing."""
+
+    kind: Literal["dropped"] = "dropped"
+    id: str
+
+
 class Alive(Message):
     """The worker is there."""
 
@@ -104,7 +112,9 @@ class Refused(Message):
 
 
 FromServer = Annotated[Start | Wake | Cancel | Drain, Field(discriminator="kind")]
-FromWorker = Annotated[Ready | Step | Ended | Alive | Refused, Field(discriminator="kind")]
+FromWorker = Annotated[
+    Ready | Step | Ended | Dropped | Alive | Refused, Field(discriminator="kind")
+]
 
 _FROM_SERVER: TypeAdapter[FromServer] = TypeAdapter(FromServer)
 _FROM_WORKER: TypeAdapter[FromWorker] = TypeAdapter(FromWorker)

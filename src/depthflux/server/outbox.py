@@ -15,7 +15,7 @@ from typing import Literal
 from sqlalchemy import func, insert, select, update
 
 from depthflux.server.database import Database
-from depthflux.server.predictions import Stored, stored
+from depthflux.server.rows import Stored, stored
 from depthflux.server.schema import predictions, secrets, webhooks
 
 State = Literal["waiting", "delivered", "given_up"]

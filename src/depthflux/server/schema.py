@@ -60,7 +60,6 @@ predictions = Table(
     Index("predictions_by_status", "status", "number"),
     Index("predictions_by_owner", "owner", "number"),
     Index("predictions_by_end", "finished_at"),
-    Index("predictions_by_secret", "secret"),
     # Never a number twice, even after the newest rows were deleted.
     sqlite_autoincrement=True,
 )

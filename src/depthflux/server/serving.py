@@ -88,9 +88,11 @@ def serve(
     require_keys(settings, keys)
     data_dir = settings.data_dir.expanduser().absolute()
     settings = settings.model_copy(update={"data_dir": data_dir})
+    is_new = not data_dir.exists()
     make_folder(data_dir)
-    # Others on this machine have no business with what people ask for.
-    data_dir.chmod(0o700)
+    if is_new:
+        # Others on this machine have no business with what people ask for.
+        data_dir.chmod(0o700)
     with hold_data_dir(data_dir), _listen(settings) as listening:
         database = Database(data_dir)
         try:

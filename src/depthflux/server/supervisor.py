@@ -27,6 +27,7 @@ from depthflux.server.jobs import Jobs
 from depthflux.server.messages import (
     Cancel,
     Drain,
+    Dropped,
     Ended,
     FromWorker,
     Message,
@@ -65,7 +66,9 @@ class Place:
         device: where its worker runs; None leaves that to the engine's settings.
         state: of its worker.
         lease: of the process that is in it; empty while there is none.
+        model: that its last worker has loaded.
         deaths: how many of its workers ended unasked in a row without ending a prediction.
+        painting: predictions whose steps its worker has told of.
     """
 
     slot: int
@@ -75,7 +78,7 @@ class Place:
     process: asyncio.subprocess.Process | None = None
     model: str = ""
     deaths: int = 0
-    restarts: int = 0
+    painting: set[str] = field(default_factory=set)
     task: asyncio.Task[None] | None = field(default=None, repr=False)
 
 
@@ -183,7 +186,6 @@ class Supervisor:
             if self._must_end():
                 break
             place.state, place.deaths = "restarting", place.deaths + 1
-            place.restarts += 1
             self._metrics.worker_restarts.inc()
             # The first replacement comes at once; a worker that keeps dying is given time.
             pause_s = min(2.0 ** (place.deaths - 2), LONGEST_PAUSE_S) if place.deaths > 1 else 0.0
@@ -239,6 +241,10 @@ class Supervisor:
             counted=not self._draining,
         )
         place.lease = ""
+        for id in place.painting:
+            # Their progress is void; whoever waits for one looks what became of it.
+            self._board.note_end(id)
+        place.painting.clear()
         self._note_ends(failed)
         self.wake()
 
@@ -286,9 +292,14 @@ class Supervisor:
         if isinstance(message, Ready):
             self._take_note_of_ready(place, message)
         elif isinstance(message, Step):
+            place.painting.add(message.id)
             self._board.note_step(message.id, message.step, message.total)
+        elif isinstance(message, Dropped):
+            place.painting.discard(message.id)
+            self._board.note_end(message.id)
         elif isinstance(message, Ended):
             place.deaths = 0
+            place.painting.discard(message.id)
             self._metrics.note_end(message.status, message.inference_ms)
             self._board.note_end(message.id)
             self._on_ended()

@@ -4,9 +4,10 @@ It is started by the server (depthflux.server.supervisor), is told what to do on
 answers on standard output (depthflux.server.messages). When standard input ends, the server is
 dead, and the worker ends at once: the next server takes its lease back.
 
-Two threads take predictions, so that one's control image is fetched and another's pictures are
-written while a third's steps run; painting itself goes one at a time, which is the painter's
-business.
+Two threads take predictions, so that one's control image is fetched while another's last steps run,
+and its pictures are written while the next one's first do; painting itself goes one at a time,
+which is the painter's business. A second one is taken only when the first is about to end: earlier
+it would wait here while another GPU might be idle.
 
 Knows nothing of HTTP, and of torch only what its painter knows.
 """
@@ -43,8 +44,8 @@ from depthflux.server.messages import (
     Alive,
     Cancel,
     Drain,
+    Dropped,
     Ended,
-    Message,
     Ready,
     Refused,
     Start,
@@ -52,7 +53,7 @@ from depthflux.server.messages import (
     Wake,
     read_from_server,
 )
-from depthflux.server.predictions import (
+from depthflux.server.rows import (
     CANCELLED,
     CODE_FAILED,
     CODE_INTERNAL,
@@ -60,6 +61,7 @@ from depthflux.server.predictions import (
     Stored,
     output_names,
 )
+from depthflux.server.taking import Bell, Running, Speaker
 
 logger = logging.getLogger("depthflux")
 
@@ -103,48 +105,6 @@ class Painter(Protocol):
 Load = Callable[[Start], Painter]
 
 
-class Speaker:
-    """Sends messages to the server; lines of several threads do not mix."""
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream = stream
-        self._lock = threading.Lock()
-
-    def say(self, message: Message) -> None:
-        """Send a message; where nobody listens any more, nothing is done."""
-        with self._lock:
-            try:
-                self._stream.write(message.line())
-                self._stream.flush()
-            except (BrokenPipeError, ValueError):
-                return  # the server is gone; standard input says so, too
-
-
-class Bell:
-    """Wakes waiting takers; one rung between looking and waiting is not missed."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._count = 0
-
-    @property
-    def count(self) -> int:
-        """How often it was rung."""
-        with self._changed:
-            return self._count
-
-    def ring(self) -> None:
-        """Wake all that wait."""
-        with self._changed:
-            self._count += 1
-            self._changed.notify_all()
-
-    def wait(self, count: int, timeout_s: float) -> None:
-        """Wait until it was rung more often than that, but not too long."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._count > count, timeout=timeout_s)
-
-
 class Worker:
     """One process's work."""
 
@@ -153,7 +113,8 @@ class Worker:
         folder = Path(start.data_dir)
         self._jobs, self._media = Jobs(Database(folder)), Media(folder)
         self._bell = Bell()
-        self._cancelled: set[str] = set()
+        self._running = Running(self._bell.ring)
+        self._claiming = threading.Lock()
         self._draining = threading.Event()
 
     def run(self, stream: IO[bytes]) -> None:
@@ -174,7 +135,7 @@ class Worker:
             if isinstance(message, Wake):
                 self._bell.ring()
             elif isinstance(message, Cancel):
-                self._cancelled.add(message.id)
+                self._running.stop(message.id)
             elif isinstance(message, Drain):
                 self._draining.set()
                 self._bell.ring()
@@ -184,15 +145,27 @@ class Worker:
     def _take(self) -> None:
         while not self._draining.is_set():
             heard = self._bell.count
-            try:
-                job = self._jobs.claim(self._start.lease) if self._jobs.waits() else None
-            except OperationalError as error:
-                logger.warning("the store cannot be used: %s", first_line(error.orig or error))
-                job = None
+            job = self._claim()
             if job is None:
                 self._bell.wait(heard, LOOK_S)
             else:
                 self._do(job)
+
+    def _claim(self) -> Stored | None:
+        """A prediction that waits, if this worker has room for it."""
+        with self._claiming:
+            if not self._running.has_room:
+                return None
+            try:
+                job = self._jobs.claim(self._start.lease) if self._jobs.waits() else None
+            except OperationalError as error:
+                logger.warning("the store cannot be used: %s", first_line(error.orig or error))
+                return None
+            if job is not None:
+                # Before the store is asked whether it was cancelled, so that a word of it that
+                # comes from now on is not missed.
+                self._running.add(job.id)
+            return job
 
     def _do(self, job: Stored) -> None:
         """Compute a prediction and end it in the store, however it goes."""
@@ -206,7 +179,8 @@ class Worker:
             self._survive(job, error)
         else:
             self._complete(job, done)
-        self._cancelled.discard(job.id)
+        self._running.remove(job.id)
+        self._bell.ring()
 
     def _compute(self, job: Stored) -> Done:
         if self._jobs.is_cancelled(job.id):
@@ -215,8 +189,9 @@ class Worker:
         request = GenerationRequest(**job.fields, control_image=source)
 
         def on_step(step: int, total: int) -> None:
-            if job.id in self._cancelled:
+            if self._running.is_stopped(job.id):
                 raise CancelledError(CANCELLED)
+            self._running.note_step(job.id, step, total)
             self._speaker.say(Step(id=job.id, step=step, total=total))
 
         prediction = self._painter.paint(request, on_step)
@@ -247,15 +222,19 @@ class Worker:
                 id=job.id, status="completed", inference_ms=done.timings.get("inference", 0)
             )
             self._speaker.say(ended)
-        elif self._jobs.is_gone(job.id):
+            return
+        if self._jobs.is_gone(job.id):
             # Deleted meanwhile; its files came after the deletion.
             self._media.remove_outputs(done.outputs)
+        self._speaker.say(Dropped(id=job.id))
 
     def _fail(self, job: Stored, code: int, error: str) -> None:
         text = " ".join(error.split())
         model = self._painter.model
         if _insist(lambda: self._jobs.fail(job.id, self._start.lease, code, text, model)):
             self._speaker.say(Ended(id=job.id, status="failed", code=code))
+        else:
+            self._speaker.say(Dropped(id=job.id))
 
     def _survive(self, job: Stored, error: Exception) -> None:
         """An error that nobody meant: its traceback is for the log, a word to find it by for all.

@@ -41,7 +41,7 @@ async def upload(request: Request, service: Served, owner: Owner, origin: Origin
     """Take in a picture as the multipart field `file`; its address is good as control_image."""
     service.take_token(owner)
     filename, data = await read_file(request, service.limits.max_bytes)
-    picture = await run_in_threadpool(service.upload, data, owner)
+    picture = await run_in_threadpool(service.intake.upload, data, owner)
     url = f"{origin}/media/{picture.name}"
     return answer(
         {
@@ -67,7 +67,7 @@ async def promise(
     service.take_token(owner)
     query = read_document(await read_object(request), TicketQuery)
     ticket = await run_in_threadpool(
-        service.promise, query.filename, query.content_type, query.size, owner
+        service.intake.promise, query.filename, query.content_type, query.size, owner
     )
     return answer(
         {
@@ -95,7 +95,7 @@ async def redeem(
 ) -> Response:
     """Take in a picture's bytes; knowing the address is the permission."""
     data = await read_bytes(request, service.limits.max_bytes)
-    await run_in_threadpool(service.redeem, secret, data)
+    await run_in_threadpool(service.intake.redeem, secret, data)
     return Response(status_code=200)
 
 

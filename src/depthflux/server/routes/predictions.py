@@ -24,9 +24,9 @@ from depthflux.server.documents import (
 )
 from depthflux.server.errors import DrainingError
 from depthflux.server.openapi import json_body
-from depthflux.server.predictions import Removed, Stored
 from depthflux.server.reading import read_document, read_object
 from depthflux.server.routes.common import REFUSALS, Base, Owner, Served, answer
+from depthflux.server.rows import Removed, Stored
 from depthflux.server.service import Service
 
 router = APIRouter(responses=REFUSALS, tags=["predictions"])
@@ -68,17 +68,20 @@ async def submit(
     service.take_token(owner)
     most = int(service.limits.max_bytes * _BASE64_FACTOR) + _FIELDS_BYTES
     fields = await read_object(request, most)
-    asked = await run_in_threadpool(service.check, fields, webhook)
-    one, is_new = await run_in_threadpool(service.submit, asked, owner=owner, base=base, key=key)
+    asked = await run_in_threadpool(service.intake.check, fields, webhook)
+    one, is_new = await run_in_threadpool(
+        service.intake.submit, asked, owner=owner, base=base, key=key
+    )
     if is_new:
         service.wake()
     # After the worker was woken: it has begun while the disk is written.
     if asked.request.enable_sync_mode:
         response, _ = await asyncio.gather(
-            _answer_when_over(service, one.id, owner, base), run_in_threadpool(service.keep, one)
+            _answer_when_over(service, one.id, owner, base),
+            run_in_threadpool(service.intake.keep, one),
         )
         return response
-    await run_in_threadpool(service.keep, one)
+    await run_in_threadpool(service.intake.keep, one)
     return await _show(service, one, base)
 
 

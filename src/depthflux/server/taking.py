@@ -1,0 +1,111 @@
+"""What a worker's threads share: the line to the server, a bell, and what they have taken.
+
+Knows nothing of the store or of painting.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable
+from typing import IO
+
+from depthflux.server.messages import Message
+
+#: A second prediction is taken when the first one's steps are expected to end so soon, in seconds.
+READ_AHEAD_S = 1.0
+
+
+class Speaker:
+    """Sends messages to the server; lines of several threads do not mix."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()
+
+    def say(self, message: Message) -> None:
+        """Send a message; where nobody listens any more, nothing is done."""
+        with self._lock:
+            try:
+                self._stream.write(message.line())
+                self._stream.flush()
+            except (BrokenPipeError, ValueError):
+                return  # the server is gone; standard input says so, too
+
+
+class Bell:
+    """Wakes waiting takers; one rung between looking and waiting is not missed."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._count = 0
+
+    @property
+    def count(self) -> int:
+        """How often it was rung."""
+        with self._changed:
+            return self._count
+
+    def ring(self) -> None:
+        """Wake all that wait."""
+        with self._changed:
+            self._count += 1
+            self._changed.notify_all()
+
+    def wait(self, count: int, timeout_s: float) -> None:
+        """Wait until it was rung more often than that, but not too long."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._count > count, timeout=timeout_s)
+
+
+class Running:
+    """The predictions that a worker has taken: which are to be stopped, and when they will end."""
+
+    def __init__(self, on_ending: Callable[[], None]) -> None:
+        """Begin with none.
+
+        Args:
+            on_ending: called when one is about to end.
+        """
+        self._on_ending = on_ending
+        self._stopped: set[str] = set()
+        self._first_step: dict[str, float] = {}
+        self._ends_at: dict[str, float] = {}
+
+    def add(self, id: str) -> None:
+        """One was taken; when it will end is not known yet."""
+        self._ends_at[id] = math.inf
+
+    def remove(self, id: str) -> None:
+        """One has ended."""
+        self._stopped.discard(id)
+        self._first_step.pop(id, None)
+        self._ends_at.pop(id, None)
+
+    def stop(self, id: str) -> None:
+        """One is to be stopped; others than those that were taken are passed over."""
+        if id in self._ends_at:
+            self._stopped.add(id)
+
+    def is_stopped(self, id: str) -> bool:
+        """Whether one is to be stopped."""
+        return id in self._stopped
+
+    def note_step(self, id: str, step: int, total: int) -> None:
+        """One has done a step; from the second on it is known when its last will be done."""
+        now = time.monotonic()
+        first = self._first_step.setdefault(id, now)
+        before = self._ends_at[id]
+        if step >= total:
+            self._ends_at[id] = now
+        elif step > 1:
+            self._ends_at[id] = now + (now - first) / (step - 1) * (total - step)
+        if before - now > READ_AHEAD_S >= self._ends_at[id] - now:
+            self._on_ending()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another one may be taken."""
+        soon = time.monotonic() + READ_AHEAD_S
+        return all(end <= soon for end in list(self._ends_at.values()))
