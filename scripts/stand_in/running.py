@@ -79,7 +79,7 @@ class StandInServer:
         trace: TracebackType | None,
     ) -> None:
         self.client.close()
-        if self._process is not None and self._process.poll() is None:
+        if self._process is not None and self._process.returncode is None:
             self.kill()
 
     @property
@@ -118,13 +118,20 @@ class StandInServer:
         """End the server as kill -9 does; its workers notice."""
         assert self._process is not None
         self._process.kill()
-        self._process.wait()
+        self._reap()
 
     def stop(self, timeout_s: float = 30) -> int:
         """SIGTERM, and its exit code."""
         assert self._process is not None
         self._process.send_signal(signal.SIGTERM)
-        return self._process.wait(timeout_s)
+        return self._reap(timeout_s)
+
+    def _reap(self, timeout_s: float = 30) -> int:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        code = self._process.wait(timeout_s)
+        self._process.stdout.close()
+        return code
 
     def worker_pids(self) -> list[int]:
         """The processes of its workers."""
