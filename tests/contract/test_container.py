@@ -7,10 +7,14 @@ import os
 import re
 import shlex
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import tomllib
 import venv
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -19,7 +23,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from depthflux.cli.root import COMMANDS
-from depthflux.settings import ENVIRONMENT_PREFIX, resolve_settings
+from depthflux.server.settings import ServerSettings, resolve_server_settings
+from depthflux.settings import ENVIRONMENT_PREFIX, SERVER_PREFIX, resolve_settings
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "Dockerfile.cuda"
@@ -148,26 +153,111 @@ def test_it_runs_as_a_user_that_is_not_root() -> None:
 
 
 def test_it_calls_commands_that_exist() -> None:
-    (check,) = texts("HEALTHCHECK")
-    health = json.loads(check.split(" CMD ", 1)[1])
     (entry,), (default,) = map(json.loads, texts("ENTRYPOINT")), map(json.loads, texts("CMD"))
 
-    assert entry == [health[0]] == ["depthflux"]
+    assert entry == ["depthflux"]
     assert entry[0] in PROJECT["project"]["scripts"]
-    assert {health[1], default[0]} <= set(COMMANDS)
+    assert default[0] in COMMANDS
 
 
 def test_its_settings_are_settings_and_its_folders_are_volumes() -> None:
     variables = environment()
     settings = {name: v for name, v in variables.items() if name.startswith(ENVIRONMENT_PREFIX)}
     (volumes,) = map(json.loads, texts("VOLUME"))
+    (made,) = (text for text in texts("RUN") if "mkdir" in text)
 
     values = resolve_settings("exact", environment=settings).values
+    server = resolve_server_settings(environment=settings, arguments={})
     assert str(values.weights_dir) == "/weights"
-    assert volumes == ["/cache", "/output"]
+    assert str(server.data_dir) == "/data"
+    assert volumes == ["/cache", "/data", "/output"]
+    assert made.endswith(f"mkdir --mode 1777 {' '.join(volumes)}")
     assert texts("WORKDIR") == ["/output"]
     homes = ("HOME", "XDG_CACHE_HOME", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
     assert all(variables[name].startswith("/cache") for name in homes)
+
+
+def test_it_holds_no_key_and_names_no_file_of_keys() -> None:
+    """One that is named and not mounted would be refused, even where the environment has keys."""
+    assert not {"DEPTHFLUX_API_KEYS", f"{SERVER_PREFIX}API_KEYS_FILE"} & set(environment())
+
+
+def test_the_exposed_port_is_the_server_s() -> None:
+    assert texts("EXPOSE") == [str(ServerSettings.model_fields["port"].default)]
+
+
+def test_without_keys_the_default_command_ends_with_one_line_and_exit_code_3(
+    tmp_path: Path,
+) -> None:
+    with _default_command(tmp_path, {}) as process:
+        said, complaint = process.communicate(timeout=60)
+
+    assert (process.returncode, said) == (3, "")
+    assert len(complaint.splitlines()) == 1
+    assert "host=0.0.0.0 lets other machines in, which needs API keys" in complaint
+
+
+@pytest.mark.parametrize("source", ["environment", "file"])
+def test_the_default_command_listens_is_healthy_and_ends_on_the_stop_signal(
+    source: str, tmp_path: Path
+) -> None:
+    key, port = "a-key-of-these-tests", _free_port()
+    (tmp_path / "keys").write_text(f"{key}\n")
+    keys = {
+        "environment": {"DEPTHFLUX_API_KEYS": key},
+        "file": {f"{SERVER_PREFIX}API_KEYS_FILE": str(tmp_path / "keys")},
+    }
+    with _default_command(tmp_path, {**keys[source], f"{SERVER_PREFIX}PORT": str(port)}) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == f"http://0.0.0.0:{port}\n"
+        assert _health(port) == 0
+        process.send_signal(signal.Signals[texts("STOPSIGNAL")[0]])
+        assert process.wait(60) == 0
+
+    assert _health(port) != 0
+
+
+@contextmanager
+def _default_command(folder: Path, given: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
+    """What the image runs, with the miniature and without waiting for it to load."""
+    (words,) = map(json.loads, texts("CMD"))
+    outside = {n: v for n, v in os.environ.items() if not n.startswith(ENVIRONMENT_PREFIX)}
+    variables = {
+        "DEPTHFLUX_PROFILE": "demo",
+        f"{SERVER_PREFIX}DATA_DIR": str(folder / "data"),
+        f"{SERVER_PREFIX}DRAIN_TIMEOUT_S": "0",
+    }
+    with subprocess.Popen(
+        [sys.executable, "-m", "depthflux", *words],
+        env={**outside, **variables, **given},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def _health(port: int) -> int:
+    """The exit code of the health check, where the server listens on this port."""
+    (check,) = texts("HEALTHCHECK")
+    python, *words = json.loads(check.split(" CMD ", 1)[1])
+    assert python == "python"
+    # A proxy that answers nothing: the check must not ask one.
+    variables = {f"{SERVER_PREFIX}PORT": str(port), "http_proxy": "http://127.0.0.1:9"}
+    run = subprocess.run(
+        [sys.executable, *words], env={**os.environ, **variables}, capture_output=True
+    )
+    return run.returncode
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+    return port
 
 
 def test_every_package_of_the_lock_has_sha256_sums_and_no_origin() -> None:

@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from depthflux.errors import BusyError, DepthFluxError, first_line
+from depthflux.server.errors import StoreError
 from depthflux.server.keys import Keys
 from depthflux.server.metrics import Metrics
 from depthflux.server.openapi import describe
@@ -26,6 +27,9 @@ logger = logging.getLogger("depthflux")
 
 #: The hosted endpoint documents v2; its current clients call v3.
 PREFIXES = ("/api/v2", "/api/v3")
+
+#: When to try again where the disk is full or the store is locked, in seconds.
+_STORE_RETRY_S = "5"
 
 #: What a browser must not make of an answer.
 _HEADERS = (
@@ -98,6 +102,9 @@ async def _on_our_error(request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, BusyError):
         request.app.state.service.metrics.refusals.inc()
         headers["Retry-After"] = str(math.ceil(error.retry_after_s))
+    if isinstance(error, StoreError):
+        logger.error("%s", error)
+        headers["Retry-After"] = _STORE_RETRY_S
     if error.http_status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return refusal(error.http_status, " ".join(str(error).split()), headers)
@@ -124,11 +131,11 @@ async def _on_bad_parameter(_request: Request, error: Exception) -> JSONResponse
 
 
 async def _on_store_error(_request: Request, error: Exception) -> JSONResponse:
-    """The store is locked, or the disk is full: nothing was accepted."""
+    """The store is locked, or the disk is full: what was to be written is not."""
     cause = error.orig if isinstance(error, OperationalError) and error.orig else error
     logger.error("the store cannot be used: %s", first_line(cause))
-    text = "the store cannot be read or written just now; nothing was accepted; try again."
-    return refusal(503, text, {"Retry-After": "5"})
+    text = "the store cannot be read or written just now; try again."
+    return refusal(503, text, {"Retry-After": _STORE_RETRY_S})
 
 
 async def _on_surprise(request: Request, error: Exception) -> JSONResponse:

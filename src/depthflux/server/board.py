@@ -31,6 +31,12 @@ class Board:
         for event in self._waiting.get(id, ()):
             event.set()
 
+    def wake_all(self) -> None:
+        """Let everybody who waits look now."""
+        for events in self._waiting.values():
+            for event in events:
+                event.set()
+
     async def wait(self, id: str, timeout_s: float) -> None:
         """Return when a prediction has ended, at the latest after some seconds."""
         event = asyncio.Event()

@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, insert, select
-from sqlalchemy.exc import OperationalError
+from sqlalchemy import URL, Connection, Engine, create_engine, event, insert, select
+from sqlalchemy.exc import DatabaseError
 
 from depthflux.errors import SettingsError, first_line
 from depthflux.files import flush_file
@@ -41,12 +41,16 @@ class Database:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / FILE_NAME
-        self.engine = _open(f"sqlite:///{self.path}")
+        self.engine = _open(URL.create("sqlite", database=str(self.path)))
         self._reading = self.engine.execution_options(**{_READING: True})
         self._flush = GroupFlush(self.path.with_name(FILE_NAME + "-wal"))
         try:
             self._make_tables()
-        except OperationalError as error:
+        except SettingsError:
+            self.close()
+            raise
+        except DatabaseError as error:
+            self.close()
             raise SettingsError(
                 f"data_dir: {self.path} cannot be used: {first_line(error.orig or error)}.",
                 fix="Name another folder with --data-dir.",
@@ -122,7 +126,7 @@ class GroupFlush:
                 self._changed.notify_all()
 
 
-def _open(address: str) -> Engine:
+def _open(address: URL) -> Engine:
     engine = create_engine(address, pool_size=_KEPT, max_overflow=_FURTHER)
 
     @event.listens_for(engine, "connect")

@@ -18,7 +18,7 @@ from depthflux.errors import InvalidParameterError, show
 from depthflux.images import EXTENSIONS, MEDIA_TYPES, ReadLimits, inline_picture, inspect_picture
 from depthflux.model.lora_names import find_loras
 from depthflux.server.database import Database
-from depthflux.server.errors import NotFoundError
+from depthflux.server.errors import NotFoundError, StoreError
 from depthflux.server.media import Media
 from depthflux.server.names import is_file_name, new_secret
 from depthflux.server.predictions import Predictions
@@ -140,7 +140,7 @@ class Intake:
         Raises:
             BusyError: too much is waiting.
             IdempotencyError: the key came with another request before.
-            OutputError: the disk is full, or refuses.
+            StoreError: the disk is full, or refuses.
         """
         picture = None
         if asked.picture is not None:
@@ -167,11 +167,17 @@ class Intake:
         """Return once an accepted prediction, and the picture in its request, are on the disk.
 
         Raises:
-            OSError: the disk refuses.
+            StoreError: the disk refuses.
         """
-        if one.control_file:
-            self._media.flush_upload(one.control_file)
-        self._database.on_disk()
+        try:
+            if one.control_file:
+                self._media.flush_upload(one.control_file)
+            self._database.on_disk()
+        except OSError as error:
+            raise StoreError(
+                f"whether the prediction was accepted is not certain ({error.strerror}); repeat "
+                "it under the same Idempotency-Key."
+            ) from error
 
     def _caps(self) -> Caps:
         return Caps(
@@ -203,7 +209,7 @@ class Intake:
 
         Raises:
             UnreadableImageError: it is no usable picture.
-            OutputError: the disk is full, or refuses.
+            StoreError: the disk is full, or refuses.
         """
         inspect_picture(data, limits=self._limits, field="file")
         picture = self._write_picture(data, flush=True)
@@ -248,7 +254,7 @@ class Intake:
             NotFoundError: there is no such ticket.
             InvalidParameterError: they are more or fewer than promised, or others than before.
             UnreadableImageError: they are no usable picture.
-            OutputError: the disk is full, or refuses.
+            StoreError: the disk is full, or refuses.
         """
         ticket = self._uploads.find_ticket(secret)
         if ticket is None:

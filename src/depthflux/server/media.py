@@ -14,7 +14,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from depthflux.errors import OutputError
 from depthflux.files import flush_file, make_folder, write_atomically
+from depthflux.server.errors import StoreError
 from depthflux.server.names import is_file_name
 
 #: A file that no row names may be about to get its row; older ones are not.
@@ -43,9 +45,9 @@ class Media:
         """Write a finished picture; one of the same name is replaced.
 
         Raises:
-            OutputError: the disk is full, or refuses.
+            StoreError: the disk is full, or refuses.
         """
-        write_atomically(self.outputs / name, data)
+        _write(self.outputs / name, data, flush=True)
 
     def write_upload(self, name: str, data: bytes, *, flush: bool) -> str:
         """Write a control image; the sha256 of its bytes.
@@ -56,9 +58,9 @@ class Media:
             flush: whether they are on the disk when this returns; else see `flush_upload`.
 
         Raises:
-            OutputError: the disk is full, or refuses.
+            StoreError: the disk is full, or refuses.
         """
-        write_atomically(self.uploads / name, data, flush=flush)
+        _write(self.uploads / name, data, flush=flush)
         return hashlib.sha256(data).hexdigest()
 
     def flush_upload(self, name: str) -> None:
@@ -106,6 +108,15 @@ class Media:
             known_uploads: names of uploads, likewise.
         """
         return _sweep(self.outputs, known_outputs) + _sweep(self.uploads, known_uploads)
+
+
+def _write(path: Path, data: bytes, *, flush: bool) -> None:
+    try:
+        write_atomically(path, data, flush=flush)
+    except OutputError as error:
+        # Without the path, which is nobody's business but the operator's.
+        reason = getattr(error.__cause__, "strerror", None) or "the disk refuses"
+        raise StoreError(f"a picture cannot be written just now: {reason}.") from error
 
 
 def _sweep(folder: Path, known: Callable[[], set[str]]) -> int:

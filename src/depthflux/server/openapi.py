@@ -28,6 +28,9 @@ _BODIES: tuple[type[BaseModel], ...] = (
 #: A list can be asked for without a body.
 _OPTIONAL = (ListQuery,)
 
+#: What a route says that asks for no key where others do.
+NO_KEY: dict[str, Any] = {"security": []}
+
 _ABOUT = """Answers like the hosted endpoint `wavespeed-ai/flux-control-lora-depth`: its clients \
 work with only the base URL changed. `/api/v2` and `/api/v3` are alike."""
 

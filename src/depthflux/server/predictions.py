@@ -12,7 +12,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, delete, func, insert, not_, select, update
 
 from depthflux.contract import Status
 from depthflux.errors import BusyError
@@ -134,12 +134,12 @@ class Predictions:
             ).all()
         return Page(items=[stored(row) for row in rows], total=total or 0)
 
-    def cancel(self, id: str, owner: str) -> Stored | None:
+    def cancel(self, id: str, owner: str) -> tuple[Stored, bool] | None:
         """Ask a prediction to stop: at once if it waits, between two steps if it runs.
 
         Returns:
-            The prediction as it is now; one that has ended stays as it is. None where there is
-            none of this owner.
+            The prediction as it is now, and whether it has ended just now; one that had ended
+            stays as it is. None where there is none of this owner.
         """
         mine = (predictions.c.id == id) & (predictions.c.owner == owner)
         with self._database.writing() as connection:
@@ -156,7 +156,7 @@ class Predictions:
                 .values(cancelled=True)
             )
             row = connection.execute(select(predictions).where(mine)).one_or_none()
-        return None if row is None else stored(row)
+        return None if row is None else (stored(row), bool(waiting))
 
     def remove(self, ids: Sequence[str], owner: str) -> list[Removed]:
         """Delete an owner's predictions; ids that there are none of are passed over."""
@@ -168,16 +168,22 @@ class Predictions:
 
     def _remove(self, condition: Any) -> list[Removed]:
         with self._database.writing() as connection:
+            # A picture that came inside a request goes with it, unless its address was given to
+            # another one that still needs it; then it ages like an upload.
+            theirs = uploads.c.prediction.in_(select(predictions.c.id).where(condition))
+            needed = select(predictions.c.control_file).where(
+                predictions.c.status.in_(("created", "processing")), not_(condition)
+            )
+            own = connection.execute(
+                delete(uploads)
+                .where(theirs, uploads.c.name.not_in(needed))
+                .returning(uploads.c.prediction, uploads.c.name)
+            ).all()
+            connection.execute(update(uploads).where(theirs).values(prediction=""))
             rows = connection.execute(
                 delete(predictions).where(condition).returning(predictions)
             ).all()
-            gone = [stored(row) for row in rows]
-            # A picture that came inside a request is in the store for this request alone.
-            own = connection.execute(
-                delete(uploads)
-                .where(uploads.c.prediction.in_([one.id for one in gone]))
-                .returning(uploads.c.prediction, uploads.c.name)
-            ).all()
+        gone = [stored(row) for row in rows]
         names = {prediction: name for prediction, name in own}
         return [
             Removed(
@@ -193,7 +199,7 @@ class Predictions:
         """How many predictions are in which state."""
         query = select(predictions.c.status, func.count()).group_by(predictions.c.status)
         with self._database.reading() as connection:
-            return dict(connection.execute(query).tuples().all())
+            return {status: count for status, count in connection.execute(query)}
 
     def file_names(self) -> set[str]:
         """The names that pictures of these predictions have or may get."""

@@ -70,7 +70,7 @@ uploads = Table(
     # The file's name, which is also the end of its address; nobody can guess it.
     Column("name", Text, primary_key=True),
     Column("owner", Text, nullable=False),
-    # The end of the address that a ticket's bytes are put to; empty once they are here.
+    # The end of the address that a ticket's bytes are put to; empty for one without a ticket.
     Column("ticket", Text, nullable=False),
     Column("size", BigInteger, nullable=False),
     # Empty until the bytes are here.

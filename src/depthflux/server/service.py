@@ -44,6 +44,7 @@ class Service:
         intake: takes in submissions and uploads.
         limits: within which control images are read.
         is_draining: whether nothing new is taken.
+        has_stopped: whether nothing is computed any more.
         supervisor: of the workers; None until they are started.
         on_ended: called when a prediction has ended here; rings the postman.
     """
@@ -63,7 +64,7 @@ class Service:
         self.limits = dataclasses.replace(
             ReadLimits.from_settings(engine_settings), allow_files=False
         )
-        self.is_draining = False
+        self.is_draining = self.has_stopped = False
         self.supervisor: Supervisor | None = None
         self.on_ended: Callable[[], None] = lambda: None
         self.intake = Intake(
@@ -169,26 +170,32 @@ class Service:
             self.supervisor.cancel(id)
         self.board.note_end(id)
 
-    def note_cancelled(self, one: Stored) -> None:
+    def note_cancelled(self, one: Stored, *, has_ended: bool) -> None:
         """Let a cancellation be known: to its worker, or to whoever waits and is told."""
-        if one.is_over:
+        if has_ended:
+            self.metrics.note_end("failed", 0)
             self.board.note_end(one.id)
             self.on_ended()
-        else:
+        elif not one.is_over:
             self.stop(one.id)
+
+    def end_waiting(self) -> None:
+        """Let everybody who waits for an end go: nothing will end here any more."""
+        self.has_stopped = True
+        self.board.wake_all()
 
     # Ending ------------------------------------------------------------------------------------
 
-    def cancel(self, id: str, owner: str) -> Stored:
-        """Ask a prediction to stop.
+    def cancel(self, id: str, owner: str) -> tuple[Stored, bool]:
+        """Ask a prediction to stop; the prediction, and whether it has ended just now.
 
         Raises:
             NotFoundError: there is none of this id, or it is another owner's.
         """
-        one = self.predictions.cancel(id, owner)
-        if one is None:
+        found = self.predictions.cancel(id, owner)
+        if found is None:
             raise _no_prediction(id)
-        return one
+        return found
 
     def remove(self, ids: list[str], owner: str) -> list[Removed]:
         """Delete an owner's predictions with their pictures; unknown ids are passed over."""

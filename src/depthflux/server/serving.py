@@ -173,6 +173,7 @@ class Running:
             on_listening(address_of(self._settings, listening))
             await self._until_told(serving)
             await self._drain()
+            self.service.end_waiting()
         finally:
             for task in background:
                 task.cancel()

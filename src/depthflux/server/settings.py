@@ -141,10 +141,11 @@ class ServerSettings(BaseModel):
     )
     worker_silence_s: float = Field(
         60.0,
-        ge=1,
+        # Three heartbeats: one alone may be late.
+        ge=6,
         le=3600,
         description="A worker not heard of for so long loses its lease: it is killed and replaced.",
-        json_schema_extra={"allowed": "seconds from 1 to 3600"},
+        json_schema_extra={"allowed": "seconds from 6 to 3600"},
     )
     retention_days: float = Field(
         7.0,

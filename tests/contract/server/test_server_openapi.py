@@ -78,6 +78,16 @@ def test_keys_are_described_where_they_are_asked_for(
 
     assert "security" not in document
     assert with_keys["security"] == [{"key": []}]
+    open_routes = {
+        path for _, path, operation in operations(with_keys) if operation.get("security") == []
+    }
+    assert open_routes == {
+        "/livez",
+        "/readyz",
+        "/media/{name}",
+        "/api/v2/media/uploads/{secret}",
+        "/api/v3/media/uploads/{secret}",
+    }
 
 
 def test_no_page_that_loads_scripts_from_elsewhere_is_served(server: StandInServer) -> None:

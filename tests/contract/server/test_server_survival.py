@@ -154,7 +154,7 @@ def test_what_broke_a_worker_once_succeeds_in_the_next_one(
 
 
 def test_a_silent_worker_loses_its_lease_and_is_killed(start: Start, tmp_path: Path) -> None:
-    server = start(worker_silence_s=3)
+    server = start(worker_silence_s=6)
     (worker,) = server.worker_pids()
 
     data = server.wait(server.submit(f"hang-once {tmp_path / 'happened'}")["id"])
@@ -226,6 +226,30 @@ def test_what_does_not_end_before_the_deadline_is_requeued_without_losing_an_att
     assert time.monotonic() - before < 3
     server.start()
     assert server.wait(id)["status"] == "completed"
+
+
+def test_who_waits_in_sync_mode_is_answered_before_the_server_ends(start: Start) -> None:
+    server = start(drain_timeout_s=0.5)
+    answers: list[httpx.Response] = []
+    body = {
+        "prompt": "slow 30",
+        "control_image": grey_picture(1),
+        "size": "512*512",
+        "num_inference_steps": 50,
+        "enable_sync_mode": True,
+    }
+    thread = threading.Thread(
+        target=lambda: answers.append(httpx.post(server.address + SUBMIT, json=body, timeout=60))
+    )
+    thread.start()
+    server.until(lambda: rows(server) or None)
+
+    server.stop()
+    thread.join(timeout=10)
+
+    data = answers[0].json()["data"]
+    assert answers[0].status_code == 200
+    assert (data["status"], data["code"]) == ("processing", 5004)
 
 
 def test_a_second_signal_does_not_wait(start: Start) -> None:

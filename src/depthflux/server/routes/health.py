@@ -8,12 +8,18 @@ from starlette.concurrency import run_in_threadpool
 
 from depthflux.server.documents import Readiness
 from depthflux.server.metrics import CONTENT_TYPE
+from depthflux.server.openapi import NO_KEY
 from depthflux.server.routes.common import REFUSALS, Owner, Served
 
 router = APIRouter(tags=["health"])
 
 
-@router.get("/livez", response_class=PlainTextResponse, summary="The process answers")
+@router.get(
+    "/livez",
+    response_class=PlainTextResponse,
+    summary="The process answers",
+    openapi_extra=NO_KEY,
+)
 async def livez() -> PlainTextResponse:
     """Answers while the process lives; what an orchestrator restarts it for is its silence."""
     return PlainTextResponse("ok\n")
@@ -23,6 +29,7 @@ async def livez() -> PlainTextResponse:
     "/readyz",
     response_model=Readiness,
     summary="Predictions are computed",
+    openapi_extra=NO_KEY,
     responses={503: {"model": Readiness, "description": "No worker can paint, or it drains."}},
 )
 async def readyz(service: Served) -> JSONResponse:

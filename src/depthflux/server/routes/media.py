@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from depthflux.images import MEDIA_TYPES, format_of
 from depthflux.server.documents import TicketAnswer, TicketQuery, UploadAnswer
 from depthflux.server.errors import NotFoundError
-from depthflux.server.openapi import bytes_body, file_body, json_body
+from depthflux.server.openapi import NO_KEY, bytes_body, file_body, json_body
 from depthflux.server.reading import read_bytes, read_document, read_file, read_object
 from depthflux.server.routes.common import REFUSALS, Base, Origin, Owner, Served, answer
 
@@ -86,7 +86,7 @@ async def promise(
     response_class=Response,
     status_code=200,
     summary="Put the bytes that a ticket has promised",
-    openapi_extra=bytes_body(),
+    openapi_extra={**bytes_body(), **NO_KEY},
 )
 async def redeem(
     request: Request,
@@ -104,6 +104,7 @@ async def redeem(
     "/media/{name}",
     response_class=FileResponse,
     summary="A picture",
+    openapi_extra=NO_KEY,
     responses={
         200: {
             "description": "The file.",

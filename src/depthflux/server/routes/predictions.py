@@ -160,8 +160,8 @@ async def cancel(service: Served, owner: Owner, base: Base, id: Id) -> JSONRespo
 
     It then is failed, with an error that says so. One that has ended stays as it is.
     """
-    one = await run_in_threadpool(service.cancel, id, owner)
-    service.note_cancelled(one)
+    one, has_ended = await run_in_threadpool(service.cancel, id, owner)
+    service.note_cancelled(one, has_ended=has_ended)
     return await _show(service, one, base)
 
 
@@ -171,7 +171,7 @@ async def _answer_when_over(service: Service, id: str, owner: str, base: str) ->
     while True:
         one = await run_in_threadpool(service.find, id, owner)
         left_s = ends_at - service.now_s()
-        if one.is_over or left_s <= 0:
+        if one.is_over or left_s <= 0 or service.has_stopped:
             break
         await service.wait(id, min(left_s, _LOOK_S))
     shown = await run_in_threadpool(service.show, one, base)
