@@ -6,6 +6,7 @@ what came. Methods that touch the store or the disk are for threads, the others 
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import time
@@ -32,6 +33,9 @@ from depthflux.server.supervisor import Supervisor
 from depthflux.server.uploads import Uploads
 from depthflux.settings import EngineSettings
 
+#: Submissions and uploads that wait for their turn to write at a time. The store lets one write
+#: after another anyway; with all threads among those that wait, nobody could read.
+MOST_WRITERS = 16
 #: A day in milliseconds.
 _DAY_MS = 24 * 3600 * 1000
 
@@ -44,6 +48,7 @@ class Service:
         intake: takes in submissions and uploads.
         limits: within which control images are read.
         is_draining: whether nothing new is taken.
+        writers: held while a submission or an upload is written.
         has_stopped: whether nothing is computed any more.
         supervisor: of the workers; None until they are started.
         on_ended: called when a prediction has ended here; rings the postman.
@@ -75,6 +80,7 @@ class Service:
             media,
             retry_after_s=self._retry_after_s,
         )
+        self.writers = asyncio.Semaphore(MOST_WRITERS)
         self._rates = Rates(settings.key_requests_per_minute)
 
     # Asking ------------------------------------------------------------------------------------

@@ -41,7 +41,8 @@ async def upload(request: Request, service: Served, owner: Owner, origin: Origin
     """Take in a picture as the multipart field `file`; its address is good as control_image."""
     service.take_token(owner)
     filename, data = await read_file(request, service.limits.max_bytes)
-    picture = await run_in_threadpool(service.intake.upload, data, owner)
+    async with service.writers:
+        picture = await run_in_threadpool(service.intake.upload, data, owner)
     url = f"{origin}/media/{picture.name}"
     return answer(
         {
@@ -95,7 +96,8 @@ async def redeem(
 ) -> Response:
     """Take in a picture's bytes; knowing the address is the permission."""
     data = await read_bytes(request, service.limits.max_bytes)
-    await run_in_threadpool(service.intake.redeem, secret, data)
+    async with service.writers:
+        await run_in_threadpool(service.intake.redeem, secret, data)
     return Response(status_code=200)
 
 

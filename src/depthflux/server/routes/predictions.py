@@ -69,9 +69,10 @@ async def submit(
     most = int(service.limits.max_bytes * _BASE64_FACTOR) + _FIELDS_BYTES
     fields = await read_object(request, most)
     asked = await run_in_threadpool(service.intake.check, fields, webhook)
-    one, is_new = await run_in_threadpool(
-        service.intake.submit, asked, owner=owner, base=base, key=key
-    )
+    async with service.writers:
+        one, is_new = await run_in_threadpool(
+            service.intake.submit, asked, owner=owner, base=base, key=key
+        )
     if is_new:
         service.wake()
     # After the worker was woken: it has begun while the disk is written.
