@@ -195,6 +195,7 @@ def test_without_keys_the_default_command_ends_with_one_line_and_exit_code_3(
     assert (process.returncode, said) == (3, "")
     assert len(complaint.splitlines()) == 1
     assert "host=0.0.0.0 lets other machines in, which needs API keys" in complaint
+    assert complaint in (ROOT / "docs" / "container.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("source", ["environment", "file"])

@@ -222,8 +222,9 @@ def test_a_webhook_has_the_headers_and_the_form_that_the_page_says(
     told = json.loads(body)
 
     assert {name for name, _ in table("header | what it says")} <= set(headers)
-    assert "input" in told
-    assert set(told) <= set(ServedPrediction.model_fields)
+    shown = next(one for one in map(json.loads, blocks("json")) if "input" in one)
+    assert list(shown) == list(told)
+    assert set(shown["input"]) < set(told["input"])
 
 
 def test_the_pauses_between_a_webhook_s_attempts_are_the_declared_ones() -> None:
@@ -233,7 +234,11 @@ def test_the_pauses_between_a_webhook_s_attempts_are_the_declared_ones() -> None
     assert f"again in {', '.join(words[:-1])} and {words[-1]};" in re.sub(r"\s+", " ", PAGE)
 
 
-@pytest.mark.parametrize("block", blocks("json"), ids=["envelope", "refusal"])
+@pytest.mark.parametrize(
+    "block",
+    [block for block in blocks("json") if '"message"' in block],
+    ids=["envelope", "refusal"],
+)
 def test_the_documents_that_are_shown_have_the_served_form(
     block: str, server: StandInServer
 ) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shlex
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from PIL import Image
 
@@ -21,6 +26,10 @@ BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.DOTALL)
 COMMANDS = [
     line for language, block in BLOCKS if language == "sh" for line in block.splitlines() if line
 ]
+#: Commands that go on until they are told to end.
+SERVING = [line for line in COMMANDS if line.startswith("depthflux serve")]
+#: What the examples of HTTP are written for.
+ADDRESS = "http://127.0.0.1:8000"
 
 
 @pytest.fixture
@@ -74,6 +83,7 @@ def test_the_table_of_profiles_names_those_that_are_shipped() -> None:
         "docs/demo-model.md",
         "docs/container.md",
         "docs/fidelity.md",
+        "docs/http-api.md",
     ],
 )
 def test_every_link_to_a_file_leads_somewhere(page: str) -> None:
@@ -85,7 +95,10 @@ def test_every_link_to_a_file_leads_somewhere(page: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "block", [block for language, block in BLOCKS if language == "python"], ids=["quick start"]
+    "block",
+    # The hosted client's comes from its registry: tests/clients runs it.
+    [block for language, block in BLOCKS if language == "python" and "wavespeed" not in block],
+    ids=["quick start"],
 )
 def test_the_python_examples_run(block: str, folder: Path) -> None:
     run = subprocess.run([sys.executable, "-c", block], capture_output=True, text=True)
@@ -97,7 +110,8 @@ def test_the_python_examples_run(block: str, folder: Path) -> None:
 
 def test_the_commands_run(folder: Path) -> None:
     """Each in its own process, in order; the last one replays what the first one made."""
-    commands = [shlex.split(line) for line in COMMANDS if line.startswith("depthflux")]
+    lines = [line for line in COMMANDS if line.startswith("depthflux") and line not in SERVING]
+    commands = [shlex.split(line) for line in lines]
     assert len(commands) >= 5
 
     for arguments in commands:
@@ -114,6 +128,43 @@ def test_the_commands_run(folder: Path) -> None:
         assert new.tobytes() == old.tobytes()
     with Image.open(folder / "depth.png") as depth:
         assert depth.mode == "L"
+
+
+@pytest.fixture
+def address(folder: Path) -> Iterator[str]:
+    """Where the server listens that the README starts; on a free port, in a folder of its own."""
+    (line,) = SERVING
+    words = [*shlex.split(line)[1:], "--port", "0", "--data-dir", str(folder / "data")]
+    with subprocess.Popen(
+        [sys.executable, "-m", "depthflux", *words],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "DEPTHFLUX_SERVER_DRAIN_TIMEOUT_S": "0"},
+    ) as process:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+        process.terminate()
+        assert process.wait(60) == 0
+
+
+def test_the_example_of_http_gives_a_picture(address: str, folder: Path) -> None:
+    (block,) = (block for language, block in BLOCKS if language == "sh" and "curl" in block)
+    end = time.monotonic() + 120
+    while httpx.get(f"{address}/readyz").status_code != 200 and time.monotonic() < end:
+        time.sleep(0.1)
+
+    assert ADDRESS in block
+    run = subprocess.run(
+        ["sh", "-c", block.replace(ADDRESS, address)], capture_output=True, text=True
+    )
+
+    assert run.returncode == 0, run.stderr
+    data = json.loads(run.stdout)["data"]
+    assert (data["status"], data["model"]) == ("completed", "depthflux/demo")
+    (output,) = data["outputs"]
+    (folder / "picture.png").write_bytes(httpx.get(output).content)
+    with Image.open(folder / "picture.png") as picture:
+        assert picture.size == (512, 512)
 
 
 def test_the_scripts_are_there_and_continuous_integration_runs_them() -> None:

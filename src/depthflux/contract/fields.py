@@ -9,7 +9,8 @@ import math
 import numbers
 import operator
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_args, get_origin
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ValidationError
 
@@ -81,13 +82,31 @@ def describe_field(field: FieldInfo) -> str:
     extra = field.json_schema_extra
     if isinstance(extra, dict) and "allowed" in extra:
         return str(extra["allowed"])
-    if get_origin(field.annotation) is Literal:
-        return "one of " + ", ".join(get_args(field.annotation))
+    annotation = _without_none(field.annotation)
+    if get_origin(annotation) is Literal:
+        return "one of " + ", ".join(get_args(annotation))
+    kind = _KINDS.get(get_origin(annotation) or annotation, "a text")
     low, high = field_range(field)
-    kind = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}.get(
-        field.annotation if isinstance(field.annotation, type) else str, "a text"
-    )
-    return kind if low is None else f"{kind} from {low} to {high}"
+    if low is None:
+        return kind
+    return f"{kind} from {low}" if high is None else f"{kind} from {low} to {high}"
+
+
+#: What a type is called.
+_KINDS: dict[Any, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    list: "a list",
+}
+
+
+def _without_none(annotation: Any) -> Any:
+    """The type of an optional field's values; other types stay."""
+    if get_origin(annotation) not in (Union, UnionType):
+        return annotation
+    kinds = [kind for kind in get_args(annotation) if kind is not type(None)]
+    return kinds[0] if len(kinds) == 1 else annotation
 
 
 def field_range(field: FieldInfo) -> tuple[float | None, float | None]:

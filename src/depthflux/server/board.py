@@ -42,7 +42,9 @@ class Board:
         event = asyncio.Event()
         self._waiting[id].add(event)
         try:
-            await asyncio.wait_for(event.wait(), timeout_s)
+            # Not wait_for, which on Python 3.11 may swallow a cancellation.
+            async with asyncio.timeout(timeout_s):
+                await event.wait()
         except TimeoutError:
             return
         finally:

@@ -14,7 +14,6 @@ import logging
 import signal
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import uvicorn
@@ -33,7 +32,7 @@ from depthflux.server.metrics import Metrics
 from depthflux.server.service import Service
 from depthflux.server.settings import ServerSettings
 from depthflux.server.supervisor import COMMAND, Supervisor, hold_data_dir
-from depthflux.server.webhooks import MOST_AT_ONCE, Post, Postman
+from depthflux.server.webhooks import Post, Postman
 from depthflux.settings import EngineSettings
 
 logger = logging.getLogger("depthflux")
@@ -161,8 +160,6 @@ class Running:
         self._stop = asyncio.Event()
         self._signals = 0
         loop = asyncio.get_running_loop()
-        # Slow receivers of webhooks may hold so many threads; the supervisor must still get one.
-        loop.set_default_executor(ThreadPoolExecutor(2 * MOST_AT_ONCE, "depthflux-background"))
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
         listener = Listener(_config(self._app))

@@ -273,9 +273,8 @@ class Supervisor:
             return
         while True:
             try:
-                line = await asyncio.wait_for(
-                    process.stdout.readline(), self._settings.worker_silence_s
-                )
+                async with asyncio.timeout(self._settings.worker_silence_s):
+                    line = await process.stdout.readline()
             except TimeoutError:
                 logger.error(
                     "worker %d was silent for %g s and is killed",

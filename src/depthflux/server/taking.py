@@ -66,26 +66,35 @@ class Running:
         """Begin with none.
 
         Args:
-            on_ending: called when one is about to end.
+            on_ending: called when one is about to end, so that another may be taken.
         """
         self._on_ending = on_ending
         self._stopped: set[str] = set()
         self._first_step: dict[str, float] = {}
-        self._ends_at: dict[str, float] = {}
+        #: When room is there beside each: while its control image is read, soon; while it is
+        #: painted, shortly before its end.
+        self._room_at: dict[str, float] = {}
 
     def add(self, id: str) -> None:
-        """One was taken; when it will end is not known yet."""
-        self._ends_at[id] = math.inf
+        """One was taken, and its control image is being read.
+
+        Another one may be taken when this takes long: whoever names a slow host holds up nobody.
+        """
+        self._room_at[id] = time.monotonic() + READ_AHEAD_S
+
+    def note_painting(self, id: str) -> None:
+        """One has been read and is painted next; when it will end is not known yet."""
+        self._room_at[id] = math.inf
 
     def remove(self, id: str) -> None:
         """One has ended."""
         self._stopped.discard(id)
         self._first_step.pop(id, None)
-        self._ends_at.pop(id, None)
+        self._room_at.pop(id, None)
 
     def stop(self, id: str) -> None:
         """One is to be stopped; others than those that were taken are passed over."""
-        if id in self._ends_at:
+        if id in self._room_at:
             self._stopped.add(id)
 
     def is_stopped(self, id: str) -> bool:
@@ -96,16 +105,17 @@ class Running:
         """One has done a step; from the second on it is known when its last will be done."""
         now = time.monotonic()
         first = self._first_step.setdefault(id, now)
-        before = self._ends_at[id]
+        before = self._room_at[id]
         if step >= total:
-            self._ends_at[id] = now
+            self._room_at[id] = now
         elif step > 1:
-            self._ends_at[id] = now + (now - first) / (step - 1) * (total - step)
-        if before - now > READ_AHEAD_S >= self._ends_at[id] - now:
+            left_s = (now - first) / (step - 1) * (total - step)
+            self._room_at[id] = now + left_s - READ_AHEAD_S
+        if before > now >= self._room_at[id]:
             self._on_ending()
 
     @property
     def has_room(self) -> bool:
         """Whether another one may be taken."""
-        soon = time.monotonic() + READ_AHEAD_S
-        return all(end <= soon for end in list(self._ends_at.values()))
+        now = time.monotonic()
+        return all(room_at <= now for room_at in list(self._room_at.values()))

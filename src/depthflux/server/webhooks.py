@@ -16,6 +16,7 @@ import logging
 import ssl
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import httpx
@@ -30,7 +31,7 @@ from depthflux.images.pinned import Deadline, exchange
 from depthflux.images.url import parse_url, shown_url
 from depthflux.server.metrics import Metrics
 from depthflux.server.names import now_ms
-from depthflux.server.outbox import SECRET_PREFIX, Letter, Outbox
+from depthflux.server.outbox import SECRET_PREFIX, Letter, Outbox, State
 
 logger = logging.getLogger("depthflux")
 
@@ -45,6 +46,8 @@ WEBHOOK = Wanted(
 PAUSES_S = (2.0, 10.0, 60.0, 300.0, 1800.0, 7200.0, 21600.0)
 #: Sent at a time: a slow receiver must not hold up the others.
 MOST_AT_ONCE = 8
+#: How long to wait before what became of a letter is noted again, in seconds.
+_STORE_PAUSE_S = 1.0
 #: How often the outbox is looked into without being told, in seconds.
 _LOOK_S = 5.0
 #: Version of the signature, as its header names it.
@@ -144,6 +147,23 @@ class Post:
                     raise
 
 
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of an attempt.
+
+    Attributes:
+        label: as counted: delivered, failed or given_up.
+        state: the letter's from now on.
+        next_at: when it is due again, in milliseconds since 1970.
+        problem: why it was not received.
+    """
+
+    label: str
+    state: State
+    next_at: int = 0
+    problem: str = ""
+
+
 class Postman:
     """Empties the outbox, for ever."""
 
@@ -169,6 +189,9 @@ class Postman:
         self._body_of, self._pauses_s = body_of, pauses_s
         self._news = asyncio.Event()
         self._on_their_way: dict[str, asyncio.Task[None]] = {}
+        self._noted: set[str] = set()
+        # Its own: slow receivers must not keep the supervisor from getting a thread.
+        self._threads = ThreadPoolExecutor(MOST_AT_ONCE, "depthflux-webhook")
 
     def ring(self) -> None:
         """Say that something new may be in the outbox."""
@@ -176,8 +199,16 @@ class Postman:
 
     async def run(self) -> None:
         """Send what is due, again and again, until cancelled."""
+        try:
+            await self._run()
+        finally:
+            # What is on its way may end; nobody waits for it.
+            self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _run(self) -> None:
         while True:
             self._news.clear()
+            self._noted.clear()
             try:
                 due = await asyncio.to_thread(self._outbox.due, now_ms(), 2 * MOST_AT_ONCE)
                 self._begin(due)
@@ -191,12 +222,16 @@ class Postman:
         """Begin to send letters, as many as may be on their way at a time."""
         for letter in due:
             id = letter.prediction.id
-            if id not in self._on_their_way and len(self._on_their_way) < MOST_AT_ONCE:
+            # What was noted while the outbox was read is due in what was read, and nowhere else.
+            is_known = id in self._on_their_way or id in self._noted
+            if not is_known and len(self._on_their_way) < MOST_AT_ONCE:
                 self._on_their_way[id] = asyncio.create_task(self._deliver(letter))
 
     async def _wait(self, seconds: float) -> None:
         try:
-            await asyncio.wait_for(self._news.wait(), seconds)
+            # Not wait_for, which on Python 3.11 may swallow a cancellation.
+            async with asyncio.timeout(seconds):
+                await self._news.wait()
         except TimeoutError:
             return
 
@@ -210,40 +245,57 @@ class Postman:
         return _LOOK_S if overdue else min((next_at - now_ms()) / 1000 + 0.01, _LOOK_S)
 
     async def _deliver(self, letter: Letter) -> None:
+        """Send a letter once, and note what became of it, as soon as the store takes it."""
+        loop = asyncio.get_running_loop()
         try:
-            await asyncio.to_thread(self._send, letter)
-        except OperationalError as error:
-            _complain(error)  # it is still in the outbox
+            outcome = await loop.run_in_executor(self._threads, self._send, letter)
+            # Until then it counts as on its way: sent again at once, it would be sent in vain.
+            while not await loop.run_in_executor(self._threads, self._note, letter, outcome):
+                await asyncio.sleep(_STORE_PAUSE_S)
         finally:
+            self._noted.add(letter.prediction.id)
             del self._on_their_way[letter.prediction.id]
             self._news.set()
 
-    def _send(self, letter: Letter) -> None:
-        """Send a letter once, and note what became of it."""
+    def _send(self, letter: Letter) -> Outcome:
+        """Send a letter once."""
         one = letter.prediction
-        body = self._body_of(letter)
-        headers = signed_headers(one.id, int(time.time()), body, self._outbox.secret(one.owner))
         try:
-            self._post.send(one.webhook_url, body, headers)
+            body, secret = self._body_of(letter), self._outbox.secret(one.owner)
+            self._post.send(
+                one.webhook_url, body, signed_headers(one.id, int(time.time()), body, secret)
+            )
         except DeliveryError as error:
-            self._postpone(letter, str(error))
-        else:
-            self._metrics.webhooks.labels("delivered").inc()
-            self._outbox.note(one.id, state="delivered")
+            return self._failed(letter, str(error))
+        except Exception as error:  # one odd letter must not be tried for ever
+            logger.error("the webhook of %s cannot be sent", one.id, exc_info=error)
+            return self._failed(letter, f"it cannot be sent ({type(error).__name__})")
+        return Outcome(label="delivered", state="delivered")
 
-    def _postpone(self, letter: Letter, problem: str) -> None:
+    def _failed(self, letter: Letter, problem: str) -> Outcome:
         one, url = letter.prediction, shown_url(letter.prediction.webhook_url)
         if letter.attempts >= len(self._pauses_s):
-            self._metrics.webhooks.labels("given_up").inc()
             logger.warning("webhook of %s to %s is given up: %s", one.id, url, problem)
-            self._outbox.note(one.id, state="given_up", problem=problem)
-            return
+            return Outcome(label="given_up", state="given_up", problem=problem)
         pause_s = self._pauses_s[letter.attempts]
-        self._metrics.webhooks.labels("failed").inc()
         logger.info("webhook of %s to %s: %s; again in %g s", one.id, url, problem, pause_s)
-        self._outbox.note(
-            one.id, state="waiting", next_at=now_ms() + round(1000 * pause_s), problem=problem
-        )
+        next_at = now_ms() + round(1000 * pause_s)
+        return Outcome(label="failed", state="waiting", next_at=next_at, problem=problem)
+
+    def _note(self, letter: Letter, outcome: Outcome) -> bool:
+        """Note what became of a letter; False where the store does not take it."""
+        try:
+            self._outbox.note(
+                letter.prediction.id,
+                state=outcome.state,
+                next_at=outcome.next_at,
+                problem=outcome.problem,
+            )
+        except OperationalError as error:
+            _complain(error)
+            return False
+        self._metrics.webhooks.labels(outcome.label).inc()
+        return True
 
 
 def _complain(error: OperationalError) -> None:

@@ -4,10 +4,11 @@ It is started by the server (depthflux.server.supervisor), is told what to do on
 answers on standard output (depthflux.server.messages). When standard input ends, the server is
 dead, and the worker ends at once: the next server takes its lease back.
 
-Two threads take predictions, so that one's control image is fetched while another's last steps run,
-and its pictures are written while the next one's first do; painting itself goes one at a time,
-which is the painter's business. A second one is taken only when the first is about to end: earlier
-it would wait here while another GPU might be idle.
+Some threads take predictions, so that one's control image is fetched while another's last steps
+run, and its pictures are written while the next one's first do; painting itself goes one at a time,
+which is the painter's business. Another one is taken only when the first is about to end, or is
+kept waiting by its control image's host: earlier it would wait here while another GPU might be
+idle.
 
 Knows nothing of HTTP, and of torch only what its painter knows.
 """
@@ -38,6 +39,7 @@ from depthflux.errors import (
 )
 from depthflux.images import ReadLimits, SourceImage, read_image
 from depthflux.server.database import Database
+from depthflux.server.errors import StoreError
 from depthflux.server.jobs import Done, Jobs
 from depthflux.server.media import Media
 from depthflux.server.messages import (
@@ -65,12 +67,14 @@ from depthflux.server.taking import Bell, Running, Speaker
 
 logger = logging.getLogger("depthflux")
 
-#: One paints while the other reads and writes.
-TAKERS = 2
+#: One paints while others read and write; several may wait for slow hosts.
+TAKERS = 4
 #: How often the worker says that it is there, in seconds.
 HEARTBEAT_S = 2.0
 #: How often it looks by itself whether something waits; the server's word comes sooner.
 LOOK_S = 1.0
+#: How long a finished picture is tried to be written, in seconds.
+PATIENCE_S = 60.0
 #: How long to wait before a result is written to the store again, in seconds.
 RETRY_S = 0.5
 
@@ -186,6 +190,7 @@ class Worker:
         if self._jobs.is_cancelled(job.id):
             raise CancelledError(CANCELLED)
         source = self._read(job)
+        self._running.note_painting(job.id)
         request = GenerationRequest(**job.fields, control_image=source)
 
         def on_step(step: int, total: int) -> None:
@@ -200,8 +205,22 @@ class Worker:
             raise ModeratedError(MODERATED)
         names = output_names(job)
         for name, file in zip(names, prediction.files, strict=True):
-            self._media.write_output(name, file.data)
+            self._write(name, file.data)
         return Done(model=prediction.model, outputs=names, flags=flags, timings=prediction.timings)
+
+    def _write(self, name: str, data: bytes) -> None:
+        """Write a picture, trying for a while: a full disk must not cost what was computed."""
+        ends_at = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                self._media.write_output(name, data)
+            except StoreError as error:
+                if time.monotonic() > ends_at:
+                    raise
+                logger.warning("%s", error)
+                time.sleep(RETRY_S)
+            else:
+                return
 
     def _read(self, job: Stored) -> SourceImage:
         """The control image: fetched, or from the store."""
