@@ -98,6 +98,14 @@ class Media:
         for name in names:
             (self.uploads / name).unlink(missing_ok=True)
 
+    def remove_partial_uploads(self) -> None:
+        """Delete what a killed server has not written whole; only while no other server runs."""
+        _remove_partial(self.uploads)
+
+    def remove_partial_outputs(self) -> None:
+        """Delete what killed workers have not written whole; only while no worker runs."""
+        _remove_partial(self.outputs)
+
     def sweep(
         self, known_outputs: Callable[[], set[str]], known_uploads: Callable[[], set[str]]
     ) -> int:
@@ -117,6 +125,12 @@ def _write(path: Path, data: bytes, *, flush: bool) -> None:
         # Without the path, which is nobody's business but the operator's.
         reason = getattr(error.__cause__, "strerror", None) or "the disk refuses"
         raise StoreError(f"a picture cannot be written just now: {reason}.") from error
+
+
+def _remove_partial(folder: Path) -> None:
+    # Files are written under names with a dot in front, see depthflux.files.
+    for path in folder.glob(".*"):
+        path.unlink(missing_ok=True)
 
 
 def _sweep(folder: Path, known: Callable[[], set[str]]) -> int:

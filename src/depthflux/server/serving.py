@@ -129,10 +129,9 @@ class Running:
         given: Mapping[str, Any],
         command: Sequence[str],
     ) -> None:
-        board, metrics = Board(), Metrics()
-        self.service = Service(
-            settings, engine_settings, database, Media(settings.data_dir), board, metrics
-        )
+        board, metrics, media = Board(), Metrics(), Media(settings.data_dir)
+        media.remove_partial_uploads()
+        self.service = Service(settings, engine_settings, database, media, board, metrics)
         self._postman = Postman(
             self.service.outbox, metrics, Post(limits=self.service.limits), self.service.body_of
         )
@@ -169,7 +168,9 @@ class Running:
             asyncio.create_task(self._age_for_ever()),
         ]
         try:
-            await self._supervisor.start()
+            await self._supervisor.take_over()
+            await asyncio.to_thread(self.service.media.remove_partial_outputs)
+            self._supervisor.start()
             on_listening(address_of(self._settings, listening))
             await self._until_told(serving)
             await self._drain()

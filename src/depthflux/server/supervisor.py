@@ -124,13 +124,21 @@ class Supervisor:
         self.refused: Refused | None = None
         self.is_over = asyncio.Event()
 
-    async def start(self) -> None:
-        """Wait for an earlier server's workers to be gone, then start our own.
+    async def take_over(self) -> None:
+        """Wait for an earlier server's workers to be gone, and take their leases back.
 
         Raises:
             SettingsError: one of them does not end.
         """
-        await self._take_over()
+        for path in sorted(self._settings.data_dir.glob("worker-*.lock")):
+            await _wait_until_free(path)
+        failed = await asyncio.to_thread(
+            self._jobs.release_all_but, (), most_attempts=self._settings.max_attempts
+        )
+        self._note_ends(failed)
+
+    def start(self) -> None:
+        """Start the workers; after `take_over`."""
         devices: list[str | None] = [*self._settings.device_names]
         for device in devices or [None]:
             self._add_place(device)
@@ -159,14 +167,6 @@ class Supervisor:
     def states(self) -> list[State]:
         """The workers' states."""
         return [place.state for place in self.places]
-
-    async def _take_over(self) -> None:
-        for path in sorted(self._settings.data_dir.glob("worker-*.lock")):
-            await _wait_until_free(path)
-        failed = await asyncio.to_thread(
-            self._jobs.release_all_but, (), most_attempts=self._settings.max_attempts
-        )
-        self._note_ends(failed)
 
     def _add_place(self, device: str | None) -> None:
         place = Place(slot=len(self.places), device=device)
