@@ -12,7 +12,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, func, insert, not_, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, func, insert, not_, select, update
 
 from depthflux.contract import Status
 from depthflux.errors import BusyError
@@ -33,6 +33,9 @@ from depthflux.server.rows import (
 )
 from depthflux.server.schema import idempotency, predictions, uploads, webhooks
 from depthflux.server.uploads import picture_values
+
+#: Built once: this is what polling asks, many times a second.
+_BY_ID = select(predictions).where(predictions.c.id == bindparam("wanted"))
 
 
 class Predictions:
@@ -83,12 +86,11 @@ class Predictions:
             id: the prediction's.
             owner: who asks; None for the server itself.
         """
-        query = select(predictions).where(predictions.c.id == id)
-        if owner is not None:
-            query = query.where(predictions.c.owner == owner)
         with self._database.reading() as connection:
-            row = connection.execute(query).one_or_none()
-        return None if row is None else stored(row)
+            row = connection.execute(_BY_ID, {"wanted": id}).one_or_none()
+        if row is None or (owner is not None and row.owner != owner):
+            return None
+        return stored(row)
 
     def page(
         self,

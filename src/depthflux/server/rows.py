@@ -152,10 +152,13 @@ def output_names(one: Stored) -> list[str]:
     return [f"{one.secret}-{index}.{extension}" for index in range(one.fields["num_images"])]
 
 
+_COLUMNS = tuple(predictions.columns.keys())
+
+
 def stored(row: Row[Any]) -> Stored:
     """A row of the table as the rest of the server takes it."""
-    # By name: a join's row has further columns.
-    values = {column.name: row._mapping[column.name] for column in predictions.columns}
+    # The table's columns come first; a join's row has further ones.
+    values = dict(zip(_COLUMNS, row, strict=False))
     return Stored(
         fields=json.loads(values.pop("request")),
         status=_shown(values.pop("status"), values["started_at"]),

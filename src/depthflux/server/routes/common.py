@@ -24,7 +24,12 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def get_service(request: Request) -> Service:
+async def get_service(request: Request) -> Service:
+    """The server's service; async, since FastAPI sends what is not to another thread."""
+    return service_of(request)
+
+
+def service_of(request: Request) -> Service:
     """The server's service."""
     service: Service = request.app.state.service
     return service
@@ -49,7 +54,7 @@ async def origin_of_request(request: Request) -> str:
     Raises:
         InvalidParameterError: the Host header is none that an address can be built with.
     """
-    service = get_service(request)
+    service = service_of(request)
     if service.settings.public_url is not None:
         return service.settings.public_url
     host = request.headers.get("host", "")
