@@ -33,7 +33,7 @@ def run_soak(*arguments: str) -> subprocess.CompletedProcess[str]:
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """All parts for a second or two: the folder of the page, and the document."""
     folder = tmp_path_factory.mktemp("soak")
-    short = ("--count", "3", "--rates", "30,60", "--seconds", "1", "--minutes", "0.04")
+    short = ("--count", "2", "--rates", "60", "--seconds", "1.5", "--minutes", "0.04")
     run = run_soak(*short, "--out", str(folder))
     assert run.returncode == 0, run.stderr
     return folder, json.loads(run.stdout.splitlines()[-1])
@@ -61,10 +61,10 @@ def test_each_kind_of_request_is_timed_as_often_as_asked(
     part = run[1]["parts"]["overhead"]
 
     assert {kind: times["count"] for kind, times in part["added_ms"].items()} == dict.fromkeys(
-        ("sync_url", "sync_inline", "sync_inline_large"), 3
+        ("sync_url", "sync_inline", "sync_inline_large"), 2
     )
     calls = {kind: times["count"] for kind, times in part["calls_ms"].items()}
-    assert calls == {"livez": 3, "poll": 6, "submit_url": 3, "submit_inline": 3, "upload": 3}
+    assert calls == {"livez": 2, "poll": 4, "submit_url": 2, "submit_inline": 2, "upload": 2}
     # The stand-in sleeps 50 ms: less than nothing cannot be added.
     assert min(times["min"] for times in part["added_ms"].values()) > 0
     assert part["flush_ms"]["count"] == 100
@@ -73,16 +73,15 @@ def test_each_kind_of_request_is_timed_as_often_as_asked(
 def test_polls_come_at_the_rate_asked_for_beside_clients_that_get_pictures(
     run: tuple[Path, dict[str, Any]],
 ) -> None:
-    steps = run[1]["parts"]["load"]["rates"]
+    (step,) = run[1]["parts"]["load"]["rates"]
 
-    assert [step["wanted_polls_per_second"] for step in steps] == [30, 60]
-    for step in steps:
-        # An open loop sends all of them, however slow the answers are.
-        wanted = step["wanted_polls_per_second"]
-        assert 0.7 * wanted < step["poll_ms"]["count"] <= wanted
-        assert step["pictures_per_second"] > 0
-        assert 0 < step["poll_ms"]["p50"] <= step["poll_ms"]["p99"] <= step["poll_ms"]["max"]
-        assert step["cpu"]["server_cores"] > 0
+    assert step["wanted_polls_per_second"] == 60
+    # An open loop sends all of them, however slow the answers are; it begins with the first
+    # submission's answer.
+    assert 60 < step["poll_ms"]["count"] <= 90
+    assert step["pictures_per_second"] > 0
+    assert 0 < step["poll_ms"]["p50"] <= step["poll_ms"]["p99"] <= step["poll_ms"]["max"]
+    assert step["cpu"]["server_cores"] > 0
 
 
 def test_the_mix_holds_every_kind_of_call_that_so_short_a_run_has_time_for(

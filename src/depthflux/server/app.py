@@ -25,8 +25,8 @@ from depthflux.server.service import Service
 
 logger = logging.getLogger("depthflux")
 
-#: The hosted endpoint documents v2; its current clients call v3.
-PREFIXES = ("/api/v2", "/api/v3")
+#: The hosted endpoint documents v2; its current clients call v3, which is looked for first.
+PREFIXES = ("/api/v3", "/api/v2")
 
 #: When to try again where the disk is full or the store is locked, in seconds.
 _STORE_RETRY_S = "5"

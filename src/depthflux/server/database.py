@@ -29,6 +29,9 @@ LOCK_TIMEOUT_S = 30.0
 #: Connections kept open, and further ones at most: as many as threads that may want one.
 _KEPT, _FURTHER = 8, 40
 
+#: Pages that a connection keeps, in KiB.
+_CACHE_KIB = 256
+
 _READING = "depthflux_reading"
 
 
@@ -127,7 +130,8 @@ class GroupFlush:
 
 
 def _open(address: URL) -> Engine:
-    engine = create_engine(address, pool_size=_KEPT, max_overflow=_FURTHER)
+    # The newest first, so that a quiet server has one or two connections in use.
+    engine = create_engine(address, pool_size=_KEPT, max_overflow=_FURTHER, pool_use_lifo=True)
 
     @event.listens_for(engine, "connect")
     def _prepare(connection: Any, _record: object) -> None:
@@ -140,6 +144,9 @@ def _open(address: URL) -> Engine:
         # A commit reaches the operating system, which outlives any process; see `on_disk`.
         cursor.execute("PRAGMA synchronous = NORMAL")
         cursor.execute("PRAGMA foreign_keys = ON")
+        # A connection's pages are void whenever another one has committed, and the operating
+        # system has them anyway; with the default of 2 MB each, memory would grow with the store.
+        cursor.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
         cursor.close()
 
     @event.listens_for(engine, "begin")

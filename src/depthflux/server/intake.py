@@ -120,6 +120,23 @@ class Intake:
             fingerprint=digest.hexdigest(),
         )
 
+    def take(
+        self,
+        fields: Mapping[str, Any],
+        webhook: str | None,
+        *,
+        owner: str,
+        base: str,
+        key: str | None,
+    ) -> tuple[Asked, Stored, bool]:
+        """Check a submission and take it in: what was asked, the prediction, whether it is new.
+
+        Raises:
+            RequestError, BusyError, StoreError: as `check` and `submit`.
+        """
+        asked = self.check(fields, webhook)
+        return asked, *self.submit(asked, owner=owner, base=base, key=key)
+
     def submit(
         self, asked: Asked, *, owner: str, base: str, key: str | None
     ) -> tuple[Stored, bool]:
@@ -163,14 +180,19 @@ class Intake:
                 self._media.remove_uploads([picture.name])
         return one, is_new
 
-    def keep(self, one: Stored) -> None:
+    def keep(self, one: Stored, asked: Asked) -> None:
         """Return once an accepted prediction, and the picture in its request, are on the disk.
+
+        Args:
+            one: the prediction.
+            asked: the submission that has brought it.
 
         Raises:
             StoreError: the disk refuses.
         """
         try:
-            if one.control_file:
+            # An upload was flushed when it came.
+            if asked.picture is not None:
                 self._media.flush_upload(one.control_file)
             self._database.on_disk()
         except OSError as error:

@@ -88,6 +88,8 @@ class Ended(Message):
     status: Literal["completed", "failed"]
     code: int = 0
     inference_ms: int = 0
+    #: Whether a client is to be told by a webhook.
+    is_told: bool = False
 
 
 class Dropped(Message):
@@ -116,8 +118,11 @@ FromWorker = Annotated[
     Ready | Step | Ended | Dropped | Alive | Refused, Field(discriminator="kind")
 ]
 
-_FROM_SERVER: TypeAdapter[FromServer] = TypeAdapter(FromServer)
-_FROM_WORKER: TypeAdapter[FromWorker] = TypeAdapter(FromWorker)
+# Ids come once and never again; kept as parsed strings, as values are by default, thousands of them
+# would pile up.
+_PARSING = ConfigDict(cache_strings="keys")
+_FROM_SERVER: TypeAdapter[FromServer] = TypeAdapter(FromServer, config=_PARSING)
+_FROM_WORKER: TypeAdapter[FromWorker] = TypeAdapter(FromWorker, config=_PARSING)
 
 
 def read_from_server(stream: IO[bytes]) -> FromServer | None:

@@ -12,7 +12,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, delete, func, insert, not_, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select, update
 
 from depthflux.contract import Status
 from depthflux.errors import BusyError
@@ -174,7 +174,9 @@ class Predictions:
             # another one that still needs it; then it ages like an upload.
             theirs = uploads.c.prediction.in_(select(predictions.c.id).where(condition))
             needed = select(predictions.c.control_file).where(
-                predictions.c.status.in_(("created", "processing")), not_(condition)
+                predictions.c.status.in_(("created", "processing")),
+                # Not the negation: what has not ended has no time of its end to compare.
+                predictions.c.id.not_in(select(predictions.c.id).where(condition)),
             )
             own = connection.execute(
                 delete(uploads)

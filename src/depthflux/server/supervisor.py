@@ -21,7 +21,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Literal
 
-from depthflux.errors import SettingsError
+from sqlalchemy.exc import OperationalError
+
+from depthflux.errors import SettingsError, first_line
 from depthflux.server.board import Board
 from depthflux.server.jobs import Jobs
 from depthflux.server.messages import (
@@ -51,6 +53,10 @@ COMMAND = (sys.executable, "-m", "depthflux.server.worker")
 LONGEST_PAUSE_S = 60.0
 #: How long an earlier server's workers may take to notice that it is dead, in seconds.
 TAKEOVER_S = 30.0
+#: Longest line of a worker; an error may name every tensor of a model.
+LONGEST_LINE_BYTES = 16 * 2**20
+#: How long to wait before a lease is taken back again, in seconds.
+_STORE_PAUSE_S = 1.0
 #: How often it is looked whether they have, in seconds.
 _LOOK_S = 0.05
 
@@ -118,7 +124,7 @@ class Supervisor:
         self._settings, self._target, self._engine_settings = settings, target, engine_settings
         self._jobs, self._board, self._metrics = jobs, board, metrics
         self._on_ended, self._command = on_ended, command
-        self._draining = False
+        self._drain_told = asyncio.Event()
         self.places: list[Place] = []
         self.model = ""
         self.refused: Refused | None = None
@@ -153,7 +159,7 @@ class Supervisor:
 
     async def drain(self, timeout_s: float) -> None:
         """Let what runs end, but not longer than some seconds; then end the workers."""
-        self._draining = True
+        self._drain_told.set()
         self._tell_all(Drain())
         tasks = [place.task for place in self.places if place.task is not None]
         if tasks:
@@ -181,26 +187,27 @@ class Supervisor:
 
     async def _keep(self, place: Place) -> None:
         """Keep a place's worker running until the server drains."""
-        while not self._draining:
+        while not self._drain_told.is_set():
             await self._run_once(place)
             if self._must_end():
                 break
             place.state, place.deaths = "restarting", place.deaths + 1
             self._metrics.worker_restarts.inc()
             # The first replacement comes at once; a worker that keeps dying is given time.
-            pause_s = min(2.0 ** (place.deaths - 2), LONGEST_PAUSE_S) if place.deaths > 1 else 0.0
-            await self._pause(pause_s)
+            await self._pause(_pause_after(place.deaths))
         place.state = "stopped"
         if self.refused is not None and not self.model:
             self.is_over.set()
 
     def _must_end(self) -> bool:
         """Whether no worker is to be started any more: another one would be refused, too."""
-        return self._draining or (self.refused is not None and not self.model)
+        return self._drain_told.is_set() or (self.refused is not None and not self.model)
 
     async def _pause(self, seconds: float) -> None:
         end = asyncio.get_running_loop().time() + seconds
-        while not self._draining and (left := end - asyncio.get_running_loop().time()) > 0:
+        while (
+            not self._drain_told.is_set() and (left := end - asyncio.get_running_loop().time()) > 0
+        ):
             await asyncio.sleep(min(left, 0.2))
 
     async def _run_once(self, place: Place) -> None:
@@ -213,9 +220,12 @@ class Supervisor:
             env=_environment(),
             # A session of its own: Ctrl-C in the terminal is for the server, which drains.
             start_new_session=True,
+            limit=LONGEST_LINE_BYTES,
         )
         place.process = process
         try:
+            if self._drain_told.is_set():
+                return  # it was told so before there was a process to tell
             if process.stdin is not None:
                 process.stdin.write(self._start_of(place).line())
             await self._hear(place, process)
@@ -224,7 +234,7 @@ class Supervisor:
             code = await process.wait()
             place.process = None
         logger.log(
-            logging.INFO if self._draining else logging.WARNING,
+            logging.INFO if self._drain_told.is_set() else logging.WARNING,
             "worker %d (process %d) ended with %d",
             place.slot,
             process.pid,
@@ -233,13 +243,20 @@ class Supervisor:
         await self._take_back(place)
 
     async def _take_back(self, place: Place) -> None:
-        failed = await asyncio.to_thread(
-            self._jobs.release,
-            place.lease,
-            most_attempts=self._settings.max_attempts,
-            # A prediction that the server itself broke off has not had its attempt.
-            counted=not self._draining,
-        )
+        while True:
+            try:
+                failed = await asyncio.to_thread(
+                    self._jobs.release,
+                    place.lease,
+                    most_attempts=self._settings.max_attempts,
+                    # A prediction that the server itself broke off has not had its attempt.
+                    counted=not self._drain_told.is_set(),
+                )
+                break
+            except OperationalError as error:
+                # What the dead worker had taken would wait for ever: no other may take it.
+                logger.error("a lease cannot be taken back: %s", first_line(error.orig or error))
+                await asyncio.sleep(_STORE_PAUSE_S)
         place.lease = ""
         for id in place.painting:
             # Their progress is void; whoever waits for one looks what became of it.
@@ -275,6 +292,9 @@ class Supervisor:
             try:
                 async with asyncio.timeout(self._settings.worker_silence_s):
                     line = await process.stdout.readline()
+            except ValueError:
+                logger.error("worker %d sent a line without an end and is killed", place.slot)
+                return
             except TimeoutError:
                 logger.error(
                     "worker %d was silent for %g s and is killed",
@@ -301,7 +321,8 @@ class Supervisor:
             place.painting.discard(message.id)
             self._metrics.note_end(message.status, message.inference_ms)
             self._board.note_end(message.id)
-            self._on_ended()
+            if message.is_told:
+                self._on_ended()
         elif isinstance(message, Refused):
             logger.error("worker %d cannot load: %s", place.slot, message.error)
             if not self.model:
@@ -349,6 +370,14 @@ async def _wait_until_free(path: Path) -> None:
         f"data_dir: a worker of an earlier server still holds {path}.",
         fix="End that process and start again.",
     )
+
+
+def _pause_after(deaths: int) -> float:
+    """How long to wait before the next worker, in seconds, after so many deaths in a row."""
+    if deaths <= 1:
+        return 0.0
+    # Bounded before it is raised to: a GPU may be gone for a weekend.
+    return float(min(2.0 ** min(deaths - 2, 10), LONGEST_PAUSE_S))
 
 
 def _environment() -> dict[str, str]:

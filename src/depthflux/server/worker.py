@@ -238,7 +238,10 @@ class Worker:
     def _complete(self, job: Stored, done: Done) -> None:
         if _insist(lambda: self._jobs.complete(job.id, self._start.lease, done)):
             ended = Ended(
-                id=job.id, status="completed", inference_ms=done.timings.get("inference", 0)
+                id=job.id,
+                status="completed",
+                inference_ms=done.timings.get("inference", 0),
+                is_told=bool(job.webhook_url),
             )
             self._speaker.say(ended)
             return
@@ -251,7 +254,8 @@ class Worker:
         text = " ".join(error.split())
         model = self._painter.model
         if _insist(lambda: self._jobs.fail(job.id, self._start.lease, code, text, model)):
-            self._speaker.say(Ended(id=job.id, status="failed", code=code))
+            is_told = bool(job.webhook_url)
+            self._speaker.say(Ended(id=job.id, status="failed", code=code, is_told=is_told))
         else:
             self._speaker.say(Dropped(id=job.id))
 
