@@ -80,7 +80,9 @@ class DeleteQuery(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     ids: list[str] = Field(
-        max_length=100, description="Their ids; those that there are none of are passed over."
+        max_length=100,
+        description="Their ids; those that there are none of are passed over.",
+        json_schema_extra={"allowed": "a list of at most 100 ids"},
     )
 
 

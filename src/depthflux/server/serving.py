@@ -215,7 +215,7 @@ class Running:
                 count = await asyncio.to_thread(self.service.age)
                 if count:
                     logger.info("%d predictions and uploads were older than they are kept", count)
-            except OperationalError:
+            except (OperationalError, OSError):
                 logger.exception("what is old cannot be removed just now")
             await asyncio.sleep(AGEING_S)
 

@@ -1,0 +1,132 @@
+"""What the store knows of uploaded pictures."""
+
+from __future__ import annotations
+
+import pytest
+from sqlalchemy import update
+from store_fixtures import DONE, Store
+
+from depthflux.server.schema import uploads
+from depthflux.server.uploads import Picture, Ticket, Uploads
+
+
+def picture(letter: str = "a") -> Picture:
+    return Picture(name=f"{letter * 32}.png", size=9, sha256=letter * 64, media_type="image/png")
+
+
+def ticket(letter: str = "t") -> Ticket:
+    return Ticket(name=f"{letter * 32}.webp", size=77, secret=f"{letter}-secret", owner="me")
+
+
+def age(store: Store, created_at: int) -> None:
+    """Say that all uploads came then."""
+    with store.database.writing() as connection:
+        connection.execute(update(uploads).values(created_at=created_at))
+
+
+def test_an_upload_is_found_by_its_name_and_no_other(store: Store) -> None:
+    room = Uploads(store.database)
+
+    room.add(picture(), "me")
+
+    assert room.find(picture().name) == picture()
+    assert room.find(picture("b").name) is None
+    assert room.find("") is None
+    assert room.file_names() == {picture().name}
+
+
+def test_an_upload_has_no_ticket_that_could_be_found_by_an_empty_secret(store: Store) -> None:
+    room = Uploads(store.database)
+
+    room.add(picture(), "me")
+
+    assert room.find_ticket("no-such-ticket") is None
+
+
+def test_a_ticket_is_found_by_its_secret_until_and_after_the_bytes_have_come(store: Store) -> None:
+    room = Uploads(store.database)
+    room.add_ticket(ticket())
+    promised = room.find_ticket(ticket().secret)
+    before = room.find(ticket().name)
+    kept = Picture(name=ticket().name, size=77, sha256="d" * 64, media_type="image/webp")
+
+    room.keep(kept)
+
+    assert promised == ticket()
+    assert before is None
+    assert room.find(ticket().name) == kept
+    redeemed = room.find_ticket(ticket().secret)
+    assert redeemed is not None
+    assert (redeemed.sha256, redeemed.name, redeemed.owner) == ("d" * 64, ticket().name, "me")
+
+
+def test_the_bytes_of_one_ticket_change_no_other_one(store: Store) -> None:
+    room = Uploads(store.database)
+    room.add_ticket(ticket("t"))
+    room.add_ticket(ticket("u"))
+
+    room.keep(Picture(name=ticket("t").name, size=77, sha256="d" * 64, media_type="image/webp"))
+
+    assert room.find_ticket(ticket("u").secret) == ticket("u")
+    assert room.find_ticket("x-secret") is None
+
+
+def test_names_of_tickets_whose_bytes_have_not_come_are_known_too(store: Store) -> None:
+    """Else a file that is just being put would be swept away."""
+    room = Uploads(store.database)
+    room.add(picture(), "me")
+    room.add_ticket(ticket())
+
+    assert room.file_names() == {picture().name, ticket().name}
+
+
+def test_old_uploads_are_removed_and_young_ones_are_not(store: Store) -> None:
+    room = Uploads(store.database)
+    room.add(picture("a"), "me")
+    room.add_ticket(ticket())
+    age(store, 999)
+    room.add(picture("b"), "me")
+
+    removed = room.remove_older(1000)
+
+    assert sorted(removed) == sorted([picture("a").name, ticket().name])
+    assert room.file_names() == {picture("b").name}
+    assert room.remove_older(1000) == []
+
+
+@pytest.mark.parametrize("state", ["waits", "runs", "waits again"])
+def test_an_old_upload_that_something_unfinished_needs_stays_until_that_has_ended(
+    store: Store, state: str
+) -> None:
+    room = Uploads(store.database)
+    room.add(picture(), "me")
+    age(store, 1)
+    one = store.submit("me", control_file=picture().name)
+    if state != "waits":
+        store.jobs.claim("worker")
+    if state == "waits again":
+        store.jobs.release("worker", most_attempts=3)
+
+    while_it_is_needed = room.remove_older(1000)
+    store.jobs.claim("worker")
+    store.jobs.complete(one.id, "worker", DONE)
+    afterwards = room.remove_older(1000)
+
+    assert while_it_is_needed == []
+    assert afterwards == [picture().name]
+
+
+def test_a_picture_inside_a_request_ages_with_its_prediction_and_not_by_itself(
+    store: Store,
+) -> None:
+    room = Uploads(store.database)
+    one = store.completed("me", picture=picture(), control_file=picture().name)
+    age(store, 1)
+
+    by_itself = room.remove_older(1000)
+    store.set(one.id, finished_at=1)
+    with_it = store.predictions.remove_older(1000)
+
+    assert by_itself == []
+    assert [gone.upload for gone in with_it] == [picture().name]
+    assert room.file_names() == set()

@@ -1,0 +1,471 @@
+"""A worker: what its threads share, and a real process of it with a stand-in painter."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from store_fixtures import DONE, Store, at_once
+
+from depthflux.server import taking
+from depthflux.server.database import Database
+from depthflux.server.media import Media
+from depthflux.server.messages import (
+    Alive,
+    Cancel,
+    Drain,
+    Dropped,
+    Ended,
+    FromWorker,
+    Ready,
+    Refused,
+    Start,
+    Step,
+    Wake,
+    parse_from_worker,
+)
+from depthflux.server.rows import CANCELLED, output_names
+from depthflux.server.taking import Bell, Running, Speaker
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+# The line to the server -------------------------------------------------------------------------
+
+
+def test_lines_of_several_threads_do_not_mix() -> None:
+    reading, writing = os.pipe()
+    speaker = Speaker(io.FileIO(writing, "wb"))
+    lines: list[bytes] = []
+
+    def read() -> None:
+        with os.fdopen(reading, "rb") as stream:
+            lines.extend(stream)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+
+    def say(number: int) -> None:
+        for step in range(20):
+            # Longer than what a pipe takes at once.
+            speaker.say(Step(id=str(number) * 100_000, step=step, total=20))
+
+    at_once(say, 4)
+    speaker._stream.close()
+    reader.join(10)
+
+    messages = [parse_from_worker(line) for line in lines]
+    assert len(messages) == 4 * 20
+    for number in range(4):
+        mine = [m for m in messages if isinstance(m, Step) and m.id[0] == str(number)]
+        assert [message.step for message in mine] == list(range(20))
+        assert {message.id for message in mine} == {str(number) * 100_000}
+
+
+@pytest.mark.parametrize("end", ["the server's", "our own"])
+def test_speaking_where_nobody_listens_any_more_does_nothing(end: str) -> None:
+    reading, writing = os.pipe()
+    stream = io.FileIO(writing, "wb")
+    speaker = Speaker(stream)
+    os.close(reading)
+    if end == "our own":
+        stream.close()
+
+    speaker.say(Alive())
+
+    stream.close()
+    assert stream.closed
+
+
+# The bell ---------------------------------------------------------------------------------------
+
+
+def test_a_bell_wakes_all_that_wait() -> None:
+    bell = Bell()
+    heard = bell.count
+    woken: list[float] = []
+
+    def wait() -> None:
+        bell.wait(heard, 30)
+        woken.append(time.monotonic())
+
+    waiting = [threading.Thread(target=wait, daemon=True) for _ in range(4)]
+    for thread in waiting:
+        thread.start()
+    time.sleep(0.05)
+    before = list(woken)
+    bell.ring()
+    for thread in waiting:
+        thread.join(5)
+
+    assert before == []
+    assert len(woken) == 4
+
+
+def test_a_bell_that_was_rung_between_looking_and_waiting_is_not_missed() -> None:
+    bell = Bell()
+    heard = bell.count
+    bell.ring()
+    started = time.monotonic()
+
+    bell.wait(heard, 30)
+
+    assert time.monotonic() - started < 1
+    assert bell.count == heard + 1
+
+
+def test_waiting_for_a_bell_ends_by_itself() -> None:
+    bell = Bell()
+    started = time.monotonic()
+
+    bell.wait(bell.count, 0.05)
+
+    assert 0.04 < time.monotonic() - started < 5
+
+
+# What was taken ---------------------------------------------------------------------------------
+
+
+def test_another_one_is_taken_when_the_first_is_about_to_end_and_not_before() -> None:
+    """Else it would be this worker's while another one has nothing to do."""
+    rung: list[bool] = []
+    running = Running(lambda: rung.append(True))
+    room = [running.has_room]
+
+    running.add("a")
+    room.append(running.has_room)
+    running.note_painting("a")
+    room.append(running.has_room)
+    running.note_step("a", 1, 1000)
+    time.sleep(0.02)
+    running.note_step("a", 2, 1000)
+    room.append(running.has_room)
+    far_from_it = list(rung)
+    running.note_step("a", 999, 1000)
+    room.append(running.has_room)
+    running.add("b")
+    room.append(running.has_room)
+    running.remove("b")
+    running.remove("a")
+    room.append(running.has_room)
+
+    assert room == [True, False, False, False, True, False, True]
+    assert (far_from_it, rung) == ([], [True])
+
+
+def test_another_one_is_taken_while_the_first_waits_for_a_slow_host(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(taking, "READ_AHEAD_S", 0.05)
+    running = Running(lambda: None)
+
+    running.add("a")
+    at_once = running.has_room
+    time.sleep(0.06)
+    after_a_while = running.has_room
+    running.note_painting("a")
+
+    assert (at_once, after_a_while, running.has_room) == (False, True, False)
+
+
+def test_one_with_a_single_step_makes_room_when_it_is_done() -> None:
+    rung: list[bool] = []
+    running = Running(lambda: rung.append(True))
+    running.add("a")
+    running.note_painting("a")
+
+    running.note_step("a", 1, 1)
+
+    assert running.has_room
+    assert rung == [True]
+
+
+def test_only_what_was_taken_is_remembered_to_be_stopped_and_only_until_it_ends() -> None:
+    running = Running(lambda: None)
+    running.add("mine")
+
+    running.stop("mine")
+    running.stop("another worker's")
+    stopped = [running.is_stopped("mine"), running.is_stopped("another worker's")]
+    running.remove("mine")
+    running.add("mine")
+
+    assert stopped == [True, False]
+    assert not running.is_stopped("mine")
+
+
+# A process --------------------------------------------------------------------------------------
+
+
+class WorkerProcess:
+    """A worker with a stand-in painter, told and heard by the test instead of a server."""
+
+    def __init__(self, data_dir: Path, lease: str = "a-lease", **stand_in: Any) -> None:
+        self.lease = lease
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "stand_in.painter"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join((str(ROOT / "src"), str(ROOT / "scripts"))),
+                "STAND_IN": json.dumps(stand_in),
+            },
+        )
+        self.heard: list[FromWorker] = []
+        self._came = threading.Condition()
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
+        self.tell(
+            Start(
+                target="stand-in",
+                settings={},
+                data_dir=str(data_dir),
+                slot=0,
+                lease=lease,
+                fail_when_all_flagged=False,
+            )
+        )
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            message = parse_from_worker(line)
+            assert message is not None, line
+            with self._came:
+                self.heard.append(message)
+                self._came.notify_all()
+
+    def tell(self, message: Any) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(message.line())
+        self._process.stdin.flush()
+
+    def hear(self, kind: type, timeout_s: float = 30, **fields: Any) -> Any:
+        """The first message of a kind with some fields, once it has come."""
+
+        def find() -> Any:
+            return next(
+                (
+                    message
+                    for message in self.heard
+                    if isinstance(message, kind)
+                    and all(getattr(message, name) == value for name, value in fields.items())
+                ),
+                None,
+            )
+
+        with self._came:
+            assert self._came.wait_for(find, timeout_s), f"{kind.__name__} did not come"
+            return find()
+
+    def end_input(self) -> None:
+        """As when the server dies."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+
+    def wait(self) -> int:
+        return self._process.wait(30)
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._listener.join(10)
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None and not stream.closed:
+                try:
+                    stream.close()
+                except BrokenPipeError:
+                    continue
+
+
+Work = Callable[..., WorkerProcess]
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Iterator[Work]:
+    """Starts workers, and ends them after the test."""
+    workers: list[WorkerProcess] = []
+
+    def start(lease: str = "a-lease", **stand_in: Any) -> WorkerProcess:
+        workers.append(WorkerProcess(tmp_path, lease, **stand_in))
+        return workers[-1]
+
+    yield start
+    for worker in workers:
+        worker.close()
+
+
+@pytest.fixture
+def picture(media: Media) -> str:
+    """The name of an upload, a grey picture."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), (77, 77, 77)).save(buffer, format="PNG")
+    name = "g" * 32 + ".png"
+    media.write_upload(name, buffer.getvalue(), flush=False)
+    return name
+
+
+@pytest.fixture
+def asked(database: Database, picture: str) -> Callable[..., str]:
+    """Submits a prediction about the grey picture, and gives its id."""
+    store = Store(database)
+
+    def submit(prompt: str = "paint", **fields: Any) -> str:
+        given = {"size": "512*512", "num_inference_steps": 4, "control_file": picture, **fields}
+        return store.submit(prompt=prompt, control_url="", **given).id
+
+    return submit
+
+
+def test_a_worker_paints_what_waits_and_ends_it_in_the_store_before_it_says_so(
+    database: Database, media: Media, asked: Callable[..., str], work: Work
+) -> None:
+    id = asked(num_images=2)
+    worker = work()
+
+    ended = worker.hear(Ended)
+
+    one = Store(database).read(id)
+    assert (ended.id, ended.status) == (id, "completed")
+    assert (one.status, one.model, one.attempts) == ("completed", "depthflux/stand-in", 1)
+    assert one.outputs == output_names(one)
+    for name in one.outputs:
+        path = media.find(name)
+        assert path is not None
+        with Image.open(path) as image:
+            assert image.size == (512, 512)
+            assert image.getpixel((0, 0)) == (77, 77, 77)
+    steps = [message.step for message in worker.heard if isinstance(message, Step)]
+    assert steps == list(range(1, 9))
+    assert isinstance(worker.hear(Ready), Ready)
+
+
+def test_a_worker_that_is_woken_looks_at_once_and_works_on_after_any_failure(
+    database: Database, asked: Callable[..., str], work: Work
+) -> None:
+    store, worker = Store(database), work()
+    worker.hear(Ready)
+    ids = {word: asked(word) for word in ("memory", "bug", "flagged", "paint")}
+    lost = asked(control_file="x" * 32 + ".png")
+    worker.tell(Wake())
+
+    for id in (*ids.values(), lost):
+        worker.hear(Ended, id=id)
+
+    ends = {word: store.read(id) for word, id in {**ids, "lost": lost}.items()}
+    assert {word: (one.status, one.code) for word, one in ends.items()} == {
+        "memory": ("failed", 1403),
+        "bug": ("failed", 5000),
+        "flagged": ("completed", 0),
+        "paint": ("completed", 0),
+        "lost": ("failed", 1402),
+    }
+    assert "a secret detail" not in ends["bug"].error
+    assert ends["flagged"].flags == [True]
+    assert "upload it again" in ends["lost"].error
+
+
+def test_a_worker_that_is_told_to_stop_one_stops_between_two_steps(
+    database: Database, asked: Callable[..., str], work: Work
+) -> None:
+    id = asked("slow 30", num_inference_steps=50)
+    worker = work()
+    worker.hear(Step, id=id)
+
+    worker.tell(Cancel(id=id))
+
+    assert worker.hear(Ended, id=id, status="failed").code == 1405
+    one = Store(database).read(id)
+    assert (one.error, one.outputs) == (CANCELLED, [])
+
+
+def test_what_was_taken_back_or_deleted_meanwhile_is_dropped_and_leaves_no_file(
+    database: Database, media: Media, asked: Callable[..., str], work: Work
+) -> None:
+    store = Store(database)
+    taken, deleted = asked("slow 1"), ""
+    worker = work()
+    worker.hear(Step, id=taken)
+    store.jobs.release("a-lease", most_attempts=3)
+    assert store.jobs.claim("another") is not None
+    worker.hear(Dropped, id=taken)
+    deleted = asked("slow 1", num_images=1)
+    worker.tell(Wake())
+    worker.hear(Step, id=deleted)
+    names = store.predictions.remove([deleted], "")[0].files
+
+    worker.hear(Dropped, id=deleted)
+
+    assert [media.find(name) for name in names] == [None]
+    one = store.read(taken)
+    assert (one.status, one.lease) == ("processing", "another")
+    assert store.jobs.complete(taken, "another", DONE)
+    assert not any(isinstance(message, Ended) for message in worker.heard)
+
+
+def test_a_worker_that_drains_ends_what_runs_takes_nothing_new_and_ends(
+    database: Database, asked: Callable[..., str], work: Work
+) -> None:
+    store = Store(database)
+    running = asked("slow 1", num_inference_steps=20)
+    worker = work()
+    worker.hear(Step, id=running)
+    waiting = asked()
+
+    worker.tell(Drain())
+
+    assert worker.wait() == 0
+    assert store.read(running).status == "completed"
+    assert (store.read(waiting).status, store.read(waiting).attempts) == ("created", 0)
+
+
+def test_a_worker_whose_server_is_dead_ends_at_once_and_leaves_the_rest_to_the_next(
+    database: Database, asked: Callable[..., str], work: Work
+) -> None:
+    id = asked("slow 30", num_inference_steps=50)
+    worker = work()
+    worker.hear(Step, id=id)
+    started = time.monotonic()
+
+    worker.end_input()
+
+    assert worker.wait() == 70
+    assert time.monotonic() - started < 5
+    assert Store(database).read(id).lease == "a-lease"
+
+
+def test_a_worker_that_cannot_load_says_why_and_ends_with_the_errors_code(work: Work) -> None:
+    worker = work(refuse="the weights are missing")
+
+    refused = worker.hear(Refused)
+
+    assert (refused.error, refused.exit_code) == ("the weights are missing", 3)
+    assert worker.wait() == 3
+
+
+def test_a_place_is_taken_only_when_its_earlier_worker_is_gone(
+    tmp_path: Path, database: Database, work: Work
+) -> None:
+    first = work("first")
+    first.hear(Ready)
+    second = work("second")
+    second.hear(Alive)
+    time.sleep(0.3)
+    waited = not any(isinstance(message, Ready) for message in second.heard)
+
+    first.close()
+
+    assert waited
+    second.hear(Ready)
