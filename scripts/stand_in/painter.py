@@ -25,6 +25,7 @@ import json
 import logging
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from functools import lru_cache
@@ -54,9 +55,14 @@ class StandIn:
             allow_private_addresses=start.settings.get("allow_private_addresses") == "true",
         )
         self._seconds = options.get("seconds", 0.05)
+        self._painting = threading.Lock()
 
     def paint(self, request: GenerationRequest, on_step: Callable[[int, int], None]) -> Prediction:
         """Do what the prompt's first word says, then paint."""
+        with self._painting:
+            return self._paint(request, on_step)
+
+    def _paint(self, request: GenerationRequest, on_step: Callable[[int, int], None]) -> Prediction:
         word, _, rest = request.prompt.partition(" ")
         seconds = float(rest) if word == "slow" else self._seconds
         _misbehave(word, rest)

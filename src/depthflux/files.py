@@ -42,12 +42,13 @@ def cache_folder() -> Path | None:
 
 
 def write_atomically(path: Path, data: bytes, *, flush: bool = True) -> None:
-    """Write a file whole or not at all: a temporary file beside it, flushed, then renamed.
+    """Write a file whole or not at all: a temporary file beside it, then renamed.
 
     Args:
         path: of the file; one that is there is replaced.
         data: all of it.
-        flush: whether it is on the disk when this returns; without, `flush_file` is still to come.
+        flush: whether it would survive a power cut when this returns; without, `flush_file` of it
+            and of its folder is still to come.
 
     Raises:
         OutputError: the folder is missing or may not be written, or the disk is full.
@@ -64,6 +65,10 @@ def write_atomically(path: Path, data: bytes, *, flush: bool = True) -> None:
             if flush:
                 os.fsync(file.fileno())
         os.replace(temporary, path)
+        temporary = None
+        if flush:
+            # Its name, too: on some file systems it would not be there after a power cut.
+            flush_file(path.parent)
     except OSError as error:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -75,7 +80,9 @@ def write_atomically(path: Path, data: bytes, *, flush: bool = True) -> None:
 
 
 def flush_file(path: Path) -> None:
-    """Return once a file's bytes are on the disk; nothing where there is no such file.
+    """Return once a file's bytes, or a folder's names, are on the disk.
+
+    Nothing is done where there is no such file.
 
     Raises:
         OSError: the disk refuses.

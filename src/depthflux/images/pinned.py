@@ -126,7 +126,7 @@ class Deadline:
         """Raise when the time is up."""
         if self.expired or time.monotonic() > self._end:
             raise PictureProblemError(
-                f"the fetch took longer than {self.seconds:g} s", "use a faster host"
+                f"the host took longer than {self.seconds:g} s", "use a faster host"
             )
 
     def _expire(self) -> None:

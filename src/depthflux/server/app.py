@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import logging
 import math
-import secrets
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from depthflux.errors import BusyError, DepthFluxError, first_line
+from depthflux.server.database import STORE_PROBLEMS
 from depthflux.server.errors import StoreError
 from depthflux.server.keys import Keys
 from depthflux.server.metrics import Metrics
+from depthflux.server.names import new_error_word
 from depthflux.server.openapi import describe
 from depthflux.server.routes import account, health, media, predictions
 from depthflux.server.routes.common import refusal
@@ -68,7 +69,11 @@ def make_app(service: Service, keys: Keys) -> FastAPI:
 
 
 class Observed:
-    """Counts every answer by its route, and adds what browsers have to be told."""
+    """Counts every answer by its route, adds what browsers have to be told, answers surprises.
+
+    Surprises here and not in the framework's own place for them, which is outside of this one and
+    would log each twice.
+    """
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app, self._metrics = app, metrics
@@ -79,8 +84,12 @@ class Observed:
             await self._app(scope, receive, send)
             return
 
+        has_begun = False
+
         async def observe(message: Message) -> None:
+            nonlocal has_begun
             if message["type"] == "http.response.start":
+                has_begun = True
                 message["headers"] = [*message["headers"], *_HEADERS]
                 route = scope.get("route")
                 self._metrics.http_requests.labels(
@@ -91,7 +100,14 @@ class Observed:
                 ).inc()
             await send(message)
 
-        await self._app(scope, receive, observe)
+        try:
+            await self._app(scope, receive, observe)
+        except ClientDisconnect:
+            return  # nobody listens any more
+        except Exception as error:  # noqa: BLE001 - the one place where no surprise gets past
+            answer = _answer_to_surprise(scope, error)
+            if not has_begun:
+                await answer(scope, receive, observe)
 
 
 async def _on_our_error(request: Request, error: Exception) -> JSONResponse:
@@ -132,17 +148,16 @@ async def _on_bad_parameter(_request: Request, error: Exception) -> JSONResponse
 
 async def _on_store_error(_request: Request, error: Exception) -> JSONResponse:
     """The store is locked, or the disk is full: what was to be written is not."""
-    cause = error.orig if isinstance(error, OperationalError) and error.orig else error
-    logger.error("the store cannot be used: %s", first_line(cause))
+    logger.error("the store cannot be used: %s", first_line(error))
     text = "the store cannot be read or written just now; try again."
     return refusal(503, text, {"Retry-After": _STORE_RETRY_S})
 
 
-async def _on_surprise(request: Request, error: Exception) -> JSONResponse:
+def _answer_to_surprise(scope: Scope, error: Exception) -> JSONResponse:
     """An error that nobody meant: its traceback is for the log, a word to find it by for all."""
-    word = secrets.token_hex(4)
-    route = getattr(request.scope.get("route"), "path", "no route")
-    logger.error("error %s in %s %s", word, request.method, route, exc_info=error)
+    word = new_error_word()
+    route = getattr(scope.get("route"), "path", "no route")
+    logger.error("error %s in %s %s", word, scope["method"], route, exc_info=error)
     return refusal(500, f"something went wrong inside; the server's log names error {word}.")
 
 
@@ -150,9 +165,8 @@ _HANDLERS: dict[type[Exception], Any] = {
     DepthFluxError: _on_our_error,
     HTTPException: _on_http_error,
     RequestValidationError: _on_bad_parameter,
-    OperationalError: _on_store_error,
+    **dict.fromkeys(STORE_PROBLEMS, _on_store_error),
     OSError: _on_store_error,
-    Exception: _on_surprise,
 }
 
 

@@ -10,6 +10,7 @@ Knows nothing of what is in the tables.
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,17 +18,22 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, insert, select
-from sqlalchemy.exc import DatabaseError
+from sqlalchemy.exc import DatabaseError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from depthflux.errors import SettingsError, first_line
 from depthflux.files import flush_file
 from depthflux.server.schema import VERSION, metadata, versions
 
 FILE_NAME = "depthflux.sqlite3"
+#: What a store that is locked for too long, full or unreachable raises; anything else is a bug.
+STORE_PROBLEMS = (OperationalError, PoolTimeoutError)
 #: Longest wait for another process's transaction, in seconds.
 LOCK_TIMEOUT_S = 30.0
-#: Connections kept open, and further ones at most: as many as threads that may want one.
-_KEPT, _FURTHER = 8, 40
+#: Connections kept open, and further ones at most: more than there are threads that may want one
+#: (40 for requests, 8 for webhooks, some in the background) beside the event loop, which must never
+#: wait for one.
+_KEPT, _FURTHER = 8, 72
 
 #: Pages that a connection keeps, in KiB.
 _CACHE_KIB = 256
@@ -102,16 +108,23 @@ class GroupFlush:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._changed = threading.Condition()
-        self._asked = self._done = 0
+        self._asked = self._done = self._failed = 0
         self._flushing = False
 
     def __call__(self) -> None:
-        """Return once what was written before the call is on the disk."""
+        """Return once what was written before the call is on the disk.
+
+        Raises:
+            OSError: the disk refuses. All whose writing it may concern get it: the kernel tells of
+                a failure once, and would tell the next one who asks that all is well.
+        """
         with self._changed:
             self._asked += 1
             mine = self._asked
-            while self._flushing and self._done < mine:
+            while self._flushing and self._done < mine and self._failed < mine:
                 self._changed.wait()
+            if self._failed >= mine:
+                raise OSError(errno.EIO, "the disk refuses")
             if self._done >= mine:
                 return
             self._flushing, upto = True, self._asked
@@ -126,6 +139,8 @@ class GroupFlush:
                 self._flushing = False
                 if done:
                     self._done = upto
+                else:
+                    self._failed = upto
                 self._changed.notify_all()
 
 

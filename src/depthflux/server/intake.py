@@ -14,9 +14,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from depthflux.contract import GenerationRequest
-from depthflux.errors import InvalidParameterError, show
+from depthflux.errors import InvalidParameterError, UnreadableImageError, show
 from depthflux.images import EXTENSIONS, MEDIA_TYPES, ReadLimits, inline_picture, inspect_picture
 from depthflux.model.lora_names import find_loras
+from depthflux.server.answers import origin_of
 from depthflux.server.database import Database
 from depthflux.server.errors import NotFoundError, StoreError
 from depthflux.server.media import Media
@@ -81,18 +82,17 @@ class Intake:
         self._database, self._media, self._retry_after_s = database, media, retry_after_s
         self._predictions, self._uploads = Predictions(database), Uploads(database)
 
-    def check(self, fields: Mapping[str, Any], webhook: str | None) -> Asked:
+    def check(self, fields: Mapping[str, Any], webhook: str | None, *, base: str) -> Asked:
         """Read and check a submission; nothing is written yet.
 
         Args:
             fields: the body's; unknown ones are passed over.
             webhook: the address in the query, which wins over the body's field.
+            base: what the client's addresses begin with.
 
         Raises:
             RequestError: something of it is refused.
         """
-        # Before the seed is drawn: a repeat of "-1" asks for the same.
-        digest = hashlib.sha256(json.dumps([fields, webhook], sort_keys=True).encode())
         request = GenerationRequest.from_http(fields)
         self._settings.require_allowed(request)
         find_loras(request.loras, self._engine_settings)
@@ -108,7 +108,7 @@ class Intake:
                 value=request.control_image,
                 allowed="a URL, a data URI or base64",
             )
-        name = self._own_file(request.control_image)
+        name = self._own_file(request.control_image, origin_of(base))
         picture = None if name else inline_picture(request.control_image, limits=self._limits)
         is_url = not name and picture is None
         return Asked(
@@ -117,7 +117,7 @@ class Intake:
             control_url=request.control_image.strip() if is_url else "",
             control_file=name,
             webhook_url=webhook_url,
-            fingerprint=digest.hexdigest(),
+            fingerprint=_fingerprint(fields, webhook),
         )
 
     def take(
@@ -134,7 +134,7 @@ class Intake:
         Raises:
             RequestError, BusyError, StoreError: as `check` and `submit`.
         """
-        asked = self.check(fields, webhook)
+        asked = self.check(fields, webhook, base=base)
         return asked, *self.submit(asked, owner=owner, base=base, key=key)
 
     def submit(
@@ -208,11 +208,15 @@ class Intake:
             retry_after_s=self._retry_after_s,
         )
 
-    def _own_file(self, text: str) -> str:
+    def _own_file(self, text: str, origin: str) -> str:
         """The file's name where a text is the address of an upload or output here; else empty.
 
         The name alone decides: nobody can guess one, and the address may have been built from
-        another of this machine's names than the one that it is asked under now.
+        another of this machine's names than the one that it is asked under now. An address of ours
+        that has no file is refused: it would be fetched from this very server.
+
+        Raises:
+            UnreadableImageError: nothing is there yet, or any more.
         """
         if not text.lstrip().lower().startswith(("http://", "https://")) or len(text) > 2048:
             return ""
@@ -222,9 +226,15 @@ class Intake:
             return ""
         if found is None or not is_file_name(found[1]):
             return ""
-        if self._media.find(found[1]) is None:
-            return ""
-        return found[1]
+        if self._media.find(found[1]) is not None:
+            return found[1]
+        if text.strip().lower().startswith(f"{origin.lower()}/"):
+            raise UnreadableImageError(
+                "control_image: there is no picture at this address of ours, not yet or no more; "
+                "upload it.",
+                field="control_image",
+            )
+        return ""
 
     def upload(self, data: bytes, owner: str) -> Picture:
         """Take in a picture.
@@ -236,7 +246,7 @@ class Intake:
         inspect_picture(data, limits=self._limits, field="file")
         picture = self._write_picture(data, flush=True)
         self._uploads.add(picture, owner)
-        self._database.on_disk()
+        self._keep_on_disk()
         return picture
 
     def promise(self, filename: str, content_type: str | None, size: int, owner: str) -> Ticket:
@@ -282,33 +292,51 @@ class Intake:
         if ticket is None:
             raise NotFoundError("there is no such upload ticket; ask for a new one.")
         digest = hashlib.sha256(data).hexdigest()
-        if ticket.sha256:
-            if ticket.sha256 != digest:
-                raise InvalidParameterError(
-                    "this upload ticket was used for other bytes; ask for a new one.", field="body"
-                )
+        if ticket.sha256 not in ("", digest):
+            raise InvalidParameterError(
+                "this upload ticket was used for other bytes; ask for a new one.", field="body"
+            )
+        if ticket.sha256 and self._media.find(ticket.name) is not None:
             return
         if len(data) != ticket.size:
             raise InvalidParameterError(
                 f"{len(data)} bytes came where the ticket has promised {ticket.size}.", field="body"
             )
         format = inspect_picture(data, limits=self._limits, field="body")
-        self._media.write_upload(ticket.name, data, flush=True)
-        self._uploads.keep(
-            Picture(
-                name=ticket.name,
-                size=len(data),
-                sha256=digest,
-                media_type=MEDIA_TYPES[format],
-            )
+        picture = Picture(
+            name=ticket.name, size=len(data), sha256=digest, media_type=MEDIA_TYPES[format]
         )
-        self._database.on_disk()
+        # The row first: of several that come at once, one is the ticket's, and its file is written.
+        if not self._uploads.keep(picture):
+            raise InvalidParameterError(
+                "this upload ticket is being used for another upload; ask for a new one.",
+                field="body",
+            )
+        self._media.write_upload(ticket.name, data, flush=True)
+        self._keep_on_disk()
+
+    def _keep_on_disk(self) -> None:
+        try:
+            self._database.on_disk()
+        except OSError as error:
+            raise StoreError(f"the upload cannot be kept just now: {error.strerror}.") from error
 
     def _write_picture(self, data: bytes, *, flush: bool) -> Picture:
         format = inspect_picture(data, limits=self._limits)
         name = f"{new_secret()}.{EXTENSIONS[format]}"
         digest = self._media.write_upload(name, data, flush=flush)
         return Picture(name=name, size=len(data), sha256=digest, media_type=MEDIA_TYPES[format])
+
+
+def _fingerprint(fields: Mapping[str, Any], webhook: str | None) -> str:
+    """sha256 of what was sent, its seed not yet drawn: a repeat of -1 asks for the same."""
+    image = fields.get("control_image")
+    # By itself, as it is: a picture of megabytes need not be written as JSON again.
+    text = image if isinstance(image, str) else json.dumps(image)
+    rest = {name: value for name, value in fields.items() if name != "control_image"}
+    digest = hashlib.sha256(json.dumps([rest, webhook], sort_keys=True).encode())
+    digest.update(text.encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
 
 
 def _require_addresses(request: GenerationRequest) -> None:

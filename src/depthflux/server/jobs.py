@@ -12,9 +12,11 @@ from __future__ import annotations
 import json
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import BigInteger, Connection, bindparam, func, select, update
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from depthflux.server.database import Database
 from depthflux.server.names import now_ms
@@ -40,6 +42,47 @@ class Done:
     timings: dict[str, int]
 
 
+# Statements are built once: building one costs as much as running it.
+_NEXT = (
+    select(predictions.c.attempts)
+    .where(predictions.c.status == "created")
+    .order_by(predictions.c.number)
+    .limit(1)
+)
+_OLDEST = (
+    _NEXT.with_only_columns(predictions.c.number)
+    # Where several may write at a time, another one's choice is passed over.
+    .with_for_update(skip_locked=True)
+    .scalar_subquery()
+)
+_CLAIM = (
+    update(predictions)
+    .where(predictions.c.number == _OLDEST, predictions.c.status == "created")
+    .values(
+        status="processing",
+        lease=bindparam("new_lease"),
+        attempts=predictions.c.attempts + 1,
+        started_at=func.coalesce(predictions.c.started_at, bindparam("now", type_=BigInteger)),
+    )
+    .returning(predictions)
+)
+
+
+@lru_cache
+def _ending(columns: tuple[str, ...]) -> ReturningUpdate[Any]:
+    """Ends a prediction that a lease holds, setting these columns."""
+    return (
+        update(predictions)
+        .where(
+            predictions.c.id == bindparam("wanted"),
+            predictions.c.lease == bindparam("held"),
+            predictions.c.status == "processing",
+        )
+        .values({column: bindparam(f"new_{column}") for column in columns})
+        .returning(predictions.c.id, predictions.c.webhook_url)
+    )
+
+
 class Jobs:
     """The predictions of a database, as workers see them."""
 
@@ -48,40 +91,18 @@ class Jobs:
 
     def claim(self, lease: str) -> Stored | None:
         """Take up the prediction that has waited longest; None where none waits."""
-        oldest = (
-            select(predictions.c.number)
-            .where(predictions.c.status == "created")
-            .order_by(predictions.c.number)
-            .limit(1)
-            # Where several may write at a time, another one's choice is passed over.
-            .with_for_update(skip_locked=True)
-            .scalar_subquery()
-        )
         with self._database.writing() as connection:
-            row = connection.execute(
-                update(predictions)
-                .where(predictions.c.number == oldest, predictions.c.status == "created")
-                .values(
-                    status="processing",
-                    lease=lease,
-                    attempts=predictions.c.attempts + 1,
-                    started_at=func.coalesce(predictions.c.started_at, now_ms()),
-                )
-                .returning(predictions)
-            ).one_or_none()
+            row = connection.execute(_CLAIM, {"new_lease": lease, "now": now_ms()}).one_or_none()
         return None if row is None else stored(row)
 
-    def waits(self) -> bool:
-        """Whether any prediction waits, asked without taking a turn at writing."""
-        query = select(predictions.c.number).where(predictions.c.status == "created").limit(1)
-        with self._database.reading() as connection:
-            return connection.scalar(query) is not None
+    def attempts_of_next(self) -> int | None:
+        """How often the prediction was begun that has waited longest; None where none waits.
 
-    def is_cancelled(self, id: str) -> bool:
-        """Whether a prediction's owner has asked to stop it, or has deleted it."""
-        query = select(predictions.c.cancelled).where(predictions.c.id == id)
+        Asked without taking a turn at writing.
+        """
         with self._database.reading() as connection:
-            return connection.scalar(query) is not False
+            found: int | None = connection.scalar(_NEXT)
+        return found
 
     def is_gone(self, id: str) -> bool:
         """Whether a prediction was deleted."""
@@ -108,15 +129,9 @@ class Jobs:
 
     def _end(self, id: str, lease: str, values: dict[str, Any]) -> bool:
         with self._database.writing() as connection:
+            new = {f"new_{column}": value for column, value in values.items()}
             ended = connection.execute(
-                update(predictions)
-                .where(
-                    predictions.c.id == id,
-                    predictions.c.lease == lease,
-                    predictions.c.status == "processing",
-                )
-                .values(**values)
-                .returning(predictions.c.id, predictions.c.webhook_url)
+                _ending(tuple(values)), {"wanted": id, "held": lease, **new}
             ).all()
             announce(connection, ended)
         return bool(ended)

@@ -70,6 +70,7 @@ class Media:
             OSError: the disk refuses.
         """
         flush_file(self.uploads / name)
+        flush_file(self.uploads)
 
     def find(self, name: str) -> Path | None:
         """The file of this name, an upload or an output; None where there is none."""
@@ -112,7 +113,8 @@ class Media:
         """Delete files that nothing names, but young ones; how many there were.
 
         Args:
-            known_outputs: names of outputs that are or may yet be needed, asked after listing.
+            known_outputs: what the names of outputs begin with that are or may yet be needed, up
+                to a dash; asked after listing.
             known_uploads: names of uploads, likewise.
         """
         return _sweep(self.outputs, known_outputs) + _sweep(self.uploads, known_uploads)
@@ -139,7 +141,8 @@ def _sweep(folder: Path, known: Callable[[], set[str]]) -> int:
         old = [
             entry.name for entry in entries if entry.is_file() and entry.stat().st_mtime < before
         ]
-    left = set(old) - known() if old else set()
+    names = known() if old else set()
+    left = [name for name in old if name not in names and name.partition("-")[0] not in names]
     for name in left:
         (folder / name).unlink(missing_ok=True)
     return len(left)

@@ -110,7 +110,6 @@ class Refused(Message):
 
     kind: Literal["refused"] = "refused"
     error: str
-    exit_code: int
 
 
 FromServer = Annotated[Start | Wake | Cancel | Drain, Field(discriminator="kind")]

@@ -6,6 +6,7 @@ import re
 import secrets
 import time
 import uuid
+from collections.abc import Callable
 
 #: Bytes of randomness in names that nobody may guess: 192 bits.
 SECRET_BYTES = 24
@@ -18,12 +19,25 @@ FILE_NAME = re.compile(r"[A-Za-z0-9_]{32}(-[0-9])?\.(png|jpeg|webp)", re.ASCII)
 def new_id() -> str:
     """32 hexadecimal digits that no other prediction has.
 
-    Never with 429 among them: the hosted service's JavaScript clients repeat the id in their error
-    of a failed task and take that number, wherever it stands, for a reason to run it again.
+    Never with 429 among them, see `_without_429`.
     """
-    while "429" in (id := uuid.uuid4().hex):
+    return _without_429(lambda: uuid.uuid4().hex)
+
+
+def new_error_word() -> str:
+    """8 hexadecimal digits by which an error is found in the log; never with 429 among them."""
+    return _without_429(lambda: secrets.token_hex(4))
+
+
+def _without_429(draw: Callable[[], str]) -> str:
+    """A word drawn until it holds no 429.
+
+    The hosted service's JavaScript clients look for that number anywhere in a failed task's id and
+    error, and take it for a reason to run the task again.
+    """
+    while "429" in (word := draw()):
         continue
-    return id
+    return word
 
 
 def new_secret() -> str:

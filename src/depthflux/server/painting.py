@@ -35,8 +35,19 @@ class EnginePainter:
         return self._engine.generate(request, on_step=on_step)
 
     def is_broken_by(self, error: Exception) -> bool:
-        """CUDA reports a kernel's error at whatever call comes next, and from then on at every."""
-        return isinstance(error, torch.AcceleratorError) or "CUDA error" in str(error)
+        """Ask the device: after a kernel's error CUDA refuses every call, whoever has met it first.
+
+        The error itself says little: Triton, cuDNN and torch.compile each wrap it in their own way.
+        """
+        del error
+        device = self._engine.model.placement.device
+        if device.type != "cuda":
+            return False
+        try:
+            torch.cuda.synchronize(device)
+        except RuntimeError:
+            return True
+        return False
 
 
 def load_painter(start: Start) -> Painter:

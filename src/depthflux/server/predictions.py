@@ -34,8 +34,12 @@ from depthflux.server.rows import (
 from depthflux.server.schema import idempotency, predictions, uploads, webhooks
 from depthflux.server.uploads import picture_values
 
-#: Built once: this is what polling asks, many times a second.
+# Statements that are asked often are built once: building one costs as much as running it.
 _BY_ID = select(predictions).where(predictions.c.id == bindparam("wanted"))
+_INSERT = insert(predictions).returning(predictions)
+_COUNT_WAITING = (
+    select(func.count()).select_from(predictions).where(predictions.c.status == "created")
+)
 
 
 class Predictions:
@@ -61,9 +65,7 @@ class Predictions:
             if once is not None and (before := _brought_before(connection, new.owner, once)):
                 return before, False
             _require_room(connection, new.owner, caps)
-            row = connection.execute(
-                insert(predictions).values(**_values(new)).returning(predictions)
-            ).one()
+            row = connection.execute(_INSERT, _values(new)).one()
             if new.picture is not None:
                 connection.execute(
                     insert(uploads).values(**picture_values(new.picture, new.owner, new.id))
@@ -164,9 +166,20 @@ class Predictions:
         """Delete an owner's predictions; ids that there are none of are passed over."""
         return self._remove(predictions.c.id.in_(ids) & (predictions.c.owner == owner))
 
-    def remove_older(self, before: int) -> list[Removed]:
-        """Delete predictions that ended before a time."""
-        return self._remove(predictions.c.finished_at < before)
+    def remove_older(self, before_ms: int, most: int) -> list[Removed]:
+        """Delete some predictions that ended before a time, the oldest first.
+
+        Args:
+            before_ms: milliseconds since 1970.
+            most: at a time, since others wait meanwhile.
+        """
+        oldest = (
+            select(predictions.c.id)
+            .where(predictions.c.finished_at < before_ms)
+            .order_by(predictions.c.number)
+            .limit(most)
+        )
+        return self._remove(predictions.c.id.in_(oldest))
 
     def _remove(self, condition: Any) -> list[Removed]:
         with self._database.writing() as connection:
@@ -205,11 +218,10 @@ class Predictions:
         with self._database.reading() as connection:
             return {status: count for status, count in connection.execute(query)}
 
-    def file_names(self) -> set[str]:
-        """The names that pictures of these predictions have or may get."""
-        query = select(predictions)
+    def secrets(self) -> set[str]:
+        """What the names of these predictions' pictures begin with."""
         with self._database.reading() as connection:
-            return {name for row in connection.execute(query) for name in output_names(stored(row))}
+            return set(connection.scalars(select(predictions.c.secret)))
 
 
 def failure(code: int, error: str) -> dict[str, Any]:
@@ -273,9 +285,7 @@ def _brought_before(connection: Connection, owner: str, once: Idempotency) -> St
 
 
 def _require_room(connection: Connection, owner: str, caps: Caps) -> None:
-    waiting = connection.scalar(
-        select(func.count()).select_from(predictions).where(predictions.c.status == "created")
-    )
+    waiting = connection.scalar(_COUNT_WAITING)
     if (waiting or 0) >= caps.queued:
         raise BusyError(
             f"{waiting} predictions are waiting, the most that this server takes; try again later.",

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
@@ -27,6 +28,8 @@ MAX_DEPTH = 16
 #: What surrounds the picture in a multipart body.
 _MULTIPART_EXTRA_BYTES = 64 * 1024
 _JSON = "application/json"
+#: From this size on a body is parsed in a thread: the largest takes a tenth of a second.
+_LARGE_BYTES = 2**20
 
 
 async def read_bytes(request: Request, most: int) -> bytes:
@@ -69,6 +72,12 @@ async def read_object(request: Request, most: int = SMALL_BYTES) -> dict[str, An
             value=kind,
             allowed=_JSON,
         )
+    if len(data) > _LARGE_BYTES:
+        return await run_in_threadpool(_parse_object, data)
+    return _parse_object(data)
+
+
+def _parse_object(data: bytes) -> dict[str, Any]:
     try:
         document = json.loads(data, parse_constant=_refuse_constant) if data.strip() else {}
     except (ValueError, RecursionError) as error:

@@ -11,7 +11,9 @@ import dataclasses
 import json
 import time
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, ParamSpec, TypeVar
+
+from starlette.concurrency import run_in_threadpool
 
 from depthflux.errors import show
 from depthflux.images import ReadLimits
@@ -33,9 +35,14 @@ from depthflux.server.supervisor import Supervisor
 from depthflux.server.uploads import Uploads
 from depthflux.settings import EngineSettings
 
-#: Submissions and uploads that wait for their turn to write at a time. The store lets one write
+Given = ParamSpec("Given")
+Found = TypeVar("Found")
+
+#: Requests that wait for their turn to write at a time. The store lets one write
 #: after another anyway; with all threads among those that wait, nobody could read.
 MOST_WRITERS = 16
+#: Predictions that are removed in one transaction.
+MOST_REMOVED = 500
 #: A day in milliseconds.
 _DAY_MS = 24 * 3600 * 1000
 
@@ -48,7 +55,6 @@ class Service:
         intake: takes in submissions and uploads.
         limits: within which control images are read.
         is_draining: whether nothing new is taken.
-        writers: held while a submission or an upload is written.
         has_stopped: whether nothing is computed any more.
         supervisor: of the workers; None until they are started.
         on_ended: called when a prediction has ended here; rings the postman.
@@ -80,8 +86,15 @@ class Service:
             media,
             retry_after_s=self._retry_after_s,
         )
-        self.writers = asyncio.Semaphore(MOST_WRITERS)
+        self._writers = asyncio.Semaphore(MOST_WRITERS)
         self._rates = Rates(settings.key_requests_per_minute)
+
+    async def write(
+        self, call: Callable[Given, Found], *args: Given.args, **named: Given.kwargs
+    ) -> Found:
+        """Call what writes to the store, in a thread, as one of few that may wait for that."""
+        async with self._writers:
+            return await run_in_threadpool(call, *args, **named)
 
     # Asking ------------------------------------------------------------------------------------
 
@@ -212,12 +225,14 @@ class Service:
     def age(self) -> int:
         """Delete what is older than it is kept, and files that nothing names; how many rows."""
         before = now_ms() - round(self.settings.retention_days * _DAY_MS)
-        removed = self.predictions.remove_older(before)
-        self._remove_files(removed)
+        count = 0
+        while removed := self.predictions.remove_older(before, MOST_REMOVED):
+            self._remove_files(removed)
+            count += len(removed)
         names = self.uploads.remove_older(before)
         self.media.remove_uploads(names)
-        self.media.sweep(self.predictions.file_names, self.uploads.file_names)
-        return len(removed) + len(names)
+        self.media.sweep(self.predictions.secrets, self.uploads.file_names)
+        return count + len(names)
 
     def _remove_files(self, removed: list[Removed]) -> None:
         for one in removed:

@@ -18,13 +18,12 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
-from sqlalchemy.exc import OperationalError
 
 from depthflux.errors import SettingsError, SetupError
 from depthflux.files import make_folder
 from depthflux.server.app import make_app
 from depthflux.server.board import Board
-from depthflux.server.database import Database
+from depthflux.server.database import STORE_PROBLEMS, Database
 from depthflux.server.jobs import Jobs
 from depthflux.server.keys import Keys
 from depthflux.server.media import Media
@@ -88,11 +87,11 @@ def serve(
     require_keys(settings, keys)
     data_dir = settings.data_dir.expanduser().absolute()
     settings = settings.model_copy(update={"data_dir": data_dir})
-    is_new = not data_dir.exists()
-    make_folder(data_dir)
-    if is_new:
+    make_folder(data_dir.parent)
+    with contextlib.suppress(OSError):
         # Others on this machine have no business with what people ask for.
-        data_dir.chmod(0o700)
+        data_dir.mkdir(mode=0o700)
+    make_folder(data_dir)
     with hold_data_dir(data_dir), _listen(settings) as listening:
         database = Database(data_dir)
         try:
@@ -149,49 +148,54 @@ class Running:
         self.service.on_ended = self._postman.ring
         self._app = make_app(self.service, keys)
         self._settings = settings
+        self._stop = asyncio.Event()
 
     async def run(self, listening: socket.socket, on_listening: Callable[[str], None]) -> None:
         """Serve until a signal, or until the engine refuses to load.
 
         Raises:
             RefusedError: the first worker could not load.
+            SettingsError: a worker of an earlier server does not end.
         """
-        self._stop = asyncio.Event()
-        self._signals = 0
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
         listener = Listener(_config(self._app))
         serving = asyncio.create_task(listener.serve(sockets=[listening]))
-        background = [
+        starting = asyncio.create_task(self._start_workers())
+        tasks = [
+            serving,
+            starting,
             asyncio.create_task(self._postman.run()),
             asyncio.create_task(self._age_for_ever()),
         ]
         try:
-            await self._supervisor.take_over()
-            await asyncio.to_thread(self.service.media.remove_partial_outputs)
-            self._supervisor.start()
             on_listening(address_of(self._settings, listening))
-            await self._until_told(serving)
+            await self._until_told(tasks)
+            starting.cancel()
             await self._drain()
             self.service.end_waiting()
         finally:
-            for task in background:
-                task.cancel()
             listener.should_exit = True
-            await asyncio.gather(serving, *background, return_exceptions=True)
+            for task in tasks[1:]:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        _raise_what_ended(tasks)
         if self._supervisor.refused is not None:
             raise RefusedError(self._supervisor.refused.error)
 
-    async def _until_told(self, serving: asyncio.Task[None]) -> None:
-        """Wait for a signal, for the engine's refusal, or for the listener's end."""
-        told = [
-            asyncio.create_task(self._stop.wait()),
-            asyncio.create_task(self._supervisor.is_over.wait()),
-        ]
-        await asyncio.wait([*told, serving], return_when=asyncio.FIRST_COMPLETED)
-        for task in told:
-            task.cancel()
+    async def _start_workers(self) -> None:
+        """Take over what an earlier server has left, then work, until the engine is refused."""
+        await self._supervisor.take_over()
+        await asyncio.to_thread(self.service.media.remove_partial_outputs)
+        self._supervisor.start()
+        await self._supervisor.is_over.wait()
+
+    async def _until_told(self, tasks: Sequence[asyncio.Task[None]]) -> None:
+        """Wait for a signal, or for the end of a task: none of them should end."""
+        told = asyncio.create_task(self._stop.wait())
+        await asyncio.wait([told, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        told.cancel()
 
     async def _drain(self) -> None:
         self.service.is_draining = True
@@ -215,9 +219,16 @@ class Running:
                 count = await asyncio.to_thread(self.service.age)
                 if count:
                     logger.info("%d predictions and uploads were older than they are kept", count)
-            except (OperationalError, OSError):
+            except (*STORE_PROBLEMS, OSError):
                 logger.exception("what is old cannot be removed just now")
             await asyncio.sleep(AGEING_S)
+
+
+def _raise_what_ended(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Raise the first error that a task has ended with: the process must not exit with 0."""
+    for task in tasks:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            raise error
 
 
 def address_of(settings: ServerSettings, listening: socket.socket) -> str:

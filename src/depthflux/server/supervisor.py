@@ -21,10 +21,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Literal
 
-from sqlalchemy.exc import OperationalError
-
 from depthflux.errors import SettingsError, first_line
 from depthflux.server.board import Board
+from depthflux.server.database import STORE_PROBLEMS
 from depthflux.server.jobs import Jobs
 from depthflux.server.messages import (
     Cancel,
@@ -55,6 +54,8 @@ LONGEST_PAUSE_S = 60.0
 TAKEOVER_S = 30.0
 #: Longest line of a worker; an error may name every tensor of a model.
 LONGEST_LINE_BYTES = 16 * 2**20
+#: How long a dead worker's last words are waited for, in seconds.
+_LAST_WORDS_S = 0.5
 #: How long to wait before a lease is taken back again, in seconds.
 _STORE_PAUSE_S = 1.0
 #: How often it is looked whether they have, in seconds.
@@ -72,9 +73,10 @@ class Place:
         device: where its worker runs; None leaves that to the engine's settings.
         state: of its worker.
         lease: of the process that is in it; empty while there is none.
-        model: that its last worker has loaded.
+        process: that is in it; None while there is none.
         deaths: how many of its workers ended unasked in a row without ending a prediction.
         painting: predictions whose steps its worker has told of.
+        task: keeps it.
     """
 
     slot: int
@@ -82,7 +84,6 @@ class Place:
     state: State = "loading"
     lease: str = ""
     process: asyncio.subprocess.Process | None = None
-    model: str = ""
     deaths: int = 0
     painting: set[str] = field(default_factory=set)
     task: asyncio.Task[None] | None = field(default=None, repr=False)
@@ -94,7 +95,8 @@ class Supervisor:
     Attributes:
         places: one for each device.
         model: the id of the model that is loaded; empty before.
-        refused: why the first worker could not load, and its exit code; None while it has not.
+        refused: why the first worker could not load; None while none was refused.
+        is_over: set when no worker is started any more, since the model cannot be loaded.
     """
 
     def __init__(
@@ -161,6 +163,9 @@ class Supervisor:
         """Let what runs end, but not longer than some seconds; then end the workers."""
         self._drain_told.set()
         self._tell_all(Drain())
+        for place in self.places:
+            if place.state != "ready":
+                _kill(place)  # it loads, and has nothing to end
         tasks = [place.task for place in self.places if place.task is not None]
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=timeout_s)
@@ -188,7 +193,10 @@ class Supervisor:
     async def _keep(self, place: Place) -> None:
         """Keep a place's worker running until the server drains."""
         while not self._drain_told.is_set():
-            await self._run_once(place)
+            try:
+                await self._run_once(place)
+            except OSError as error:
+                logger.error("worker %d cannot be started: %s", place.slot, first_line(error))
             if self._must_end():
                 break
             place.state, place.deaths = "restarting", place.deaths + 1
@@ -228,7 +236,7 @@ class Supervisor:
                 return  # it was told so before there was a process to tell
             if process.stdin is not None:
                 process.stdin.write(self._start_of(place).line())
-            await self._hear(place, process)
+            await self._hear_until_dead(place, process)
         finally:
             _kill(place)
             code = await process.wait()
@@ -253,9 +261,9 @@ class Supervisor:
                     counted=not self._drain_told.is_set(),
                 )
                 break
-            except OperationalError as error:
+            except STORE_PROBLEMS as error:
                 # What the dead worker had taken would wait for ever: no other may take it.
-                logger.error("a lease cannot be taken back: %s", first_line(error.orig or error))
+                logger.error("a lease cannot be taken back: %s", first_line(error))
                 await asyncio.sleep(_STORE_PAUSE_S)
         place.lease = ""
         for id in place.painting:
@@ -284,6 +292,21 @@ class Supervisor:
             lease=place.lease,
             fail_when_all_flagged=self._settings.moderation == "fail",
         )
+
+    async def _hear_until_dead(self, place: Place, process: asyncio.subprocess.Process) -> None:
+        """Hear a worker until it ends, is silent too long, or is dead though its pipe is open.
+
+        A child that it has forked may hold the pipe.
+        """
+        hearing = asyncio.create_task(self._hear(place, process))
+        dying = asyncio.create_task(process.wait())
+        try:
+            await asyncio.wait([hearing, dying], return_when=asyncio.FIRST_COMPLETED)
+            # Its last words may be in the pipe still.
+            await asyncio.wait([hearing], timeout=_LAST_WORDS_S if dying.done() else 0)
+        finally:
+            hearing.cancel()
+            dying.cancel()
 
     async def _hear(self, place: Place, process: asyncio.subprocess.Process) -> None:
         if process.stdout is None:
@@ -329,7 +352,7 @@ class Supervisor:
                 self.refused = message
 
     def _take_note_of_ready(self, place: Place, ready: Ready) -> None:
-        place.state, place.model = "ready", ready.model
+        place.state = "ready"
         self.model, self.refused = ready.model, None
         logger.info("worker %d: %s on %s", place.slot, ready.model, ready.device)
         # Only a worker knows how many GPUs there are, since only workers import torch.
@@ -386,7 +409,7 @@ def _environment() -> dict[str, str]:
 
 
 def _kill(place: Place) -> None:
-    """End a worker and whatever it has started, at once."""
-    if place.process is not None and place.process.returncode is None:
+    """End a worker, if it lives, and whatever it has started, at once."""
+    if place.process is not None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(place.process.pid, signal.SIGKILL)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import IO
 
@@ -62,6 +63,9 @@ class Bell:
 class Running:
     """The predictions that a worker has taken: which are to be stopped, and when they will end."""
 
+    #: Stops remembered of predictions that were not here; a word may come before what it is of.
+    _MOST_EARLY = 1000
+
     def __init__(self, on_ending: Callable[[], None]) -> None:
         """Begin with none.
 
@@ -69,18 +73,30 @@ class Running:
             on_ending: called when one is about to end, so that another may be taken.
         """
         self._on_ending = on_ending
+        # Each change is one operation on a set or dictionary, which the interpreter does whole.
         self._stopped: set[str] = set()
+        self._alone: set[str] = set()
+        self._early: deque[str] = deque(maxlen=self._MOST_EARLY)
         self._first_step: dict[str, float] = {}
         #: When room is there beside each: while its control image is read, soon; while it is
         #: painted, shortly before its end.
         self._room_at: dict[str, float] = {}
 
-    def add(self, id: str) -> None:
+    def add(self, id: str, *, alone: bool = False) -> None:
         """One was taken, and its control image is being read.
 
         Another one may be taken when this takes long: whoever names a slow host holds up nobody.
+
+        Args:
+            id: the prediction's.
+            alone: whether nothing is to be taken beside it, to its very end.
         """
-        self._room_at[id] = time.monotonic() + READ_AHEAD_S
+        self._room_at[id] = math.inf if alone else time.monotonic() + READ_AHEAD_S
+        if alone:
+            self._alone.add(id)
+        # Afterwards, as `stop` notes it before: so one of the two sees the other.
+        if id in self._early:
+            self._stopped.add(id)
 
     def note_painting(self, id: str) -> None:
         """One has been read and is painted next; when it will end is not known yet."""
@@ -89,11 +105,13 @@ class Running:
     def remove(self, id: str) -> None:
         """One has ended."""
         self._stopped.discard(id)
+        self._alone.discard(id)
         self._first_step.pop(id, None)
         self._room_at.pop(id, None)
 
     def stop(self, id: str) -> None:
-        """One is to be stopped; others than those that were taken are passed over."""
+        """One is to be stopped: now if it is here, else should it be just about to come."""
+        self._early.append(id)
         if id in self._room_at:
             self._stopped.add(id)
 
@@ -105,6 +123,8 @@ class Running:
         """One has done a step; from the second on it is known when its last will be done."""
         now = time.monotonic()
         first = self._first_step.setdefault(id, now)
+        if id in self._alone:
+            return
         before = self._room_at[id]
         if step >= total:
             self._room_at[id] = now
@@ -113,6 +133,11 @@ class Running:
             self._room_at[id] = now + left_s - READ_AHEAD_S
         if before > now >= self._room_at[id]:
             self._on_ending()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether none is taken."""
+        return not self._room_at
 
     @property
     def has_room(self) -> bool:

@@ -89,14 +89,18 @@ class Uploads:
             name=row.name, size=row.size, secret=row.ticket, owner=row.owner, sha256=row.sha256
         )
 
-    def keep(self, picture: Picture) -> None:
-        """Note that a ticket's bytes are here."""
+    def keep(self, picture: Picture) -> bool:
+        """Note that a ticket's bytes are here; False where others were first."""
         with self._database.writing() as connection:
-            connection.execute(
+            kept = connection.execute(
                 update(uploads)
-                .where(uploads.c.name == picture.name)
+                .where(
+                    uploads.c.name == picture.name,
+                    uploads.c.sha256.in_(("", picture.sha256)),
+                )
                 .values(size=picture.size, sha256=picture.sha256, media_type=picture.media_type)
             )
+        return kept.rowcount == 1
 
     def find(self, name: str) -> Picture | None:
         """The picture of this name; None where there is none, or its bytes have not come."""

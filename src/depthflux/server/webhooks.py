@@ -15,12 +15,13 @@ import hmac
 import logging
 import ssl
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 import httpx
-from sqlalchemy.exc import OperationalError
 
 from depthflux.errors import InvalidParameterError, first_line
 from depthflux.images import ReadLimits
@@ -29,6 +30,7 @@ from depthflux.images.container import PictureProblemError
 from depthflux.images.fetch import Wanted, check_url
 from depthflux.images.pinned import Deadline, exchange
 from depthflux.images.url import parse_url, shown_url
+from depthflux.server.database import STORE_PROBLEMS
 from depthflux.server.metrics import Metrics
 from depthflux.server.names import now_ms
 from depthflux.server.outbox import SECRET_PREFIX, Letter, Outbox, State
@@ -44,8 +46,10 @@ WEBHOOK = Wanted(
 #: Pauses after the first, second … failed attempt, in seconds; after the last of them it is given
 #: up. Together nine hours: a receiver may be down for a night's maintenance.
 PAUSES_S = (2.0, 10.0, 60.0, 300.0, 1800.0, 7200.0, 21600.0)
-#: Sent at a time: a slow receiver must not hold up the others.
-MOST_AT_ONCE = 8
+#: Sent at a time, and to one host: a slow receiver must not hold up the others.
+MOST_AT_ONCE, MOST_TO_A_HOST = 8, 2
+#: Looked at at a time, so that those behind many to one slow host are seen, too.
+_MOST_READ = 256
 #: How long to wait before what became of a letter is noted again, in seconds.
 _STORE_PAUSE_S = 1.0
 #: How often the outbox is looked into without being told, in seconds.
@@ -133,7 +137,11 @@ class Post:
                     target,
                     address,
                     headers=sent,
-                    timeout=httpx.Timeout(deadline.remaining_s),
+                    # Less for connecting: there may be another address behind a dead one.
+                    timeout=httpx.Timeout(
+                        deadline.remaining_s,
+                        connect=min(self.limits.connect_timeout_s, deadline.remaining_s),
+                    ),
                     content=body,
                     tls=self.tls,
                     trace=deadline.watch,
@@ -190,6 +198,7 @@ class Postman:
         self._news = asyncio.Event()
         self._on_their_way: dict[str, asyncio.Task[None]] = {}
         self._noted: set[str] = set()
+        self._hosts: Counter[str] = Counter()
         # Its own: slow receivers must not keep the supervisor from getting a thread.
         self._threads = ThreadPoolExecutor(MOST_AT_ONCE, "depthflux-webhook")
 
@@ -210,21 +219,23 @@ class Postman:
             self._news.clear()
             self._noted.clear()
             try:
-                due = await asyncio.to_thread(self._outbox.due, now_ms(), 2 * MOST_AT_ONCE)
+                due = await asyncio.to_thread(self._outbox.due, now_ms(), _MOST_READ)
                 self._begin(due)
                 wait_s = await asyncio.to_thread(self._until_next)
-            except OperationalError as error:
+            except STORE_PROBLEMS as error:
                 _complain(error)
                 wait_s = 1.0
             await self._wait(wait_s)
 
     def _begin(self, due: Sequence[Letter]) -> None:
-        """Begin to send letters, as many as may be on their way at a time."""
+        """Begin to send letters, as many as may be on their way at a time, and to one host."""
         for letter in due:
-            id = letter.prediction.id
+            id, host = letter.prediction.id, _host_of(letter)
             # What was noted while the outbox was read is due in what was read, and nowhere else.
             is_known = id in self._on_their_way or id in self._noted
-            if not is_known and len(self._on_their_way) < MOST_AT_ONCE:
+            has_room = len(self._on_their_way) < MOST_AT_ONCE
+            if not is_known and has_room and self._hosts[host] < MOST_TO_A_HOST:
+                self._hosts[host] += 1
                 self._on_their_way[id] = asyncio.create_task(self._deliver(letter))
 
     async def _wait(self, seconds: float) -> None:
@@ -255,6 +266,7 @@ class Postman:
         finally:
             self._noted.add(letter.prediction.id)
             del self._on_their_way[letter.prediction.id]
+            self._hosts -= Counter([_host_of(letter)])
             self._news.set()
 
     def _send(self, letter: Letter) -> Outcome:
@@ -291,12 +303,16 @@ class Postman:
                 next_at=outcome.next_at,
                 problem=outcome.problem,
             )
-        except OperationalError as error:
+        except STORE_PROBLEMS as error:
             _complain(error)
             return False
         self._metrics.webhooks.labels(outcome.label).inc()
         return True
 
 
-def _complain(error: OperationalError) -> None:
-    logger.warning("the outbox cannot be used: %s", first_line(error.orig or error))
+def _host_of(letter: Letter) -> str:
+    return urlsplit(letter.prediction.webhook_url).netloc.lower()
+
+
+def _complain(error: Exception) -> None:
+    logger.warning("the outbox cannot be used: %s", first_line(error))

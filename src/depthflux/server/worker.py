@@ -15,11 +15,12 @@ Knows nothing of HTTP, and of torch only what its painter knows.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import io
 import logging
 import os
-import secrets
+import signal
 import sys
 import threading
 import time
@@ -27,18 +28,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, NoReturn, Protocol
 
-from sqlalchemy.exc import OperationalError
-
 from depthflux.contract import GenerationRequest, Prediction
 from depthflux.errors import (
     CancelledError,
     DepthFluxError,
+    GenerationError,
     RequestError,
     UnreadableImageError,
     first_line,
 )
 from depthflux.images import ReadLimits, SourceImage, read_image
-from depthflux.server.database import Database
+from depthflux.server.database import STORE_PROBLEMS, Database
 from depthflux.server.errors import StoreError
 from depthflux.server.jobs import Done, Jobs
 from depthflux.server.media import Media
@@ -48,6 +48,7 @@ from depthflux.server.messages import (
     Drain,
     Dropped,
     Ended,
+    FromServer,
     Ready,
     Refused,
     Start,
@@ -55,6 +56,7 @@ from depthflux.server.messages import (
     Wake,
     read_from_server,
 )
+from depthflux.server.names import new_error_word
 from depthflux.server.rows import (
     CANCELLED,
     CODE_FAILED,
@@ -121,30 +123,26 @@ class Worker:
         self._claiming = threading.Lock()
         self._draining = threading.Event()
 
-    def run(self, stream: IO[bytes]) -> None:
-        """Take predictions until the server says to end; end the process if the server ends."""
+    def run(self) -> None:
+        """Take predictions until the server says to end."""
         takers = [
             threading.Thread(target=self._take, name=f"taker-{number}", daemon=True)
             for number in range(TAKERS)
         ]
         for taker in takers:
             taker.start()
-        listener = threading.Thread(target=self._listen, args=(stream,), daemon=True)
-        listener.start()
         for taker in takers:
             taker.join()
 
-    def _listen(self, stream: IO[bytes]) -> None:
-        while (message := read_from_server(stream)) is not None:
-            if isinstance(message, Wake):
-                self._bell.ring()
-            elif isinstance(message, Cancel):
-                self._running.stop(message.id)
-            elif isinstance(message, Drain):
-                self._draining.set()
-                self._bell.ring()
-        # Not sys.exit: the server is dead, and a step of a large picture may take long.
-        os._exit(EXIT_ORPHANED)
+    def obey(self, message: FromServer) -> None:
+        """Do what the server says."""
+        if isinstance(message, Wake):
+            self._bell.ring()
+        elif isinstance(message, Cancel):
+            self._running.stop(message.id)
+        elif isinstance(message, Drain):
+            self._draining.set()
+            self._bell.ring()
 
     def _take(self) -> None:
         while not self._draining.is_set():
@@ -161,22 +159,29 @@ class Worker:
             if not self._running.has_room:
                 return None
             try:
-                job = self._jobs.claim(self._start.lease) if self._jobs.waits() else None
-            except OperationalError as error:
-                logger.warning("the store cannot be used: %s", first_line(error.orig or error))
+                before = self._jobs.attempts_of_next()
+                # What may have cost a worker its life is painted alone: beside it, another one
+                # would lose an attempt each time, and fail without ever having been painted.
+                if before is None or (before > 0 and not self._running.is_empty):
+                    return None
+                job = self._jobs.claim(self._start.lease)
+            except STORE_PROBLEMS as error:
+                logger.warning("the store cannot be used: %s", first_line(error))
                 return None
             if job is not None:
-                # Before the store is asked whether it was cancelled, so that a word of it that
-                # comes from now on is not missed.
-                self._running.add(job.id)
+                self._running.add(job.id, alone=job.attempts > 1)
             return job
 
     def _do(self, job: Stored) -> None:
-        """Compute a prediction and end it in the store, however it goes."""
+        """Compute a prediction and end it in the store, trying until the store takes its end."""
         try:
             done = self._compute(job)
         except CancelledError:
             self._fail(job, CODE_FAILED, CANCELLED)
+        except GenerationError as error:
+            # torch.compile's failures come as ours, whatever has caused them.
+            self._end_if_broken(error)
+            self._fail(job, error.hosted_code, str(error))
         except DepthFluxError as error:
             self._fail(job, error.hosted_code, str(error))
         except Exception as error:  # noqa: BLE001 - the one place that keeps a worker alive
@@ -187,7 +192,7 @@ class Worker:
         self._bell.ring()
 
     def _compute(self, job: Stored) -> Done:
-        if self._jobs.is_cancelled(job.id):
+        if self._running.is_stopped(job.id):
             raise CancelledError(CANCELLED)
         source = self._read(job)
         self._running.note_painting(job.id)
@@ -245,7 +250,7 @@ class Worker:
             )
             self._speaker.say(ended)
             return
-        if self._jobs.is_gone(job.id):
+        if _insist(lambda: self._jobs.is_gone(job.id)):
             # Deleted meanwhile; its files came after the deletion.
             self._media.remove_outputs(done.outputs)
         self._speaker.say(Dropped(id=job.id))
@@ -265,13 +270,17 @@ class Worker:
         Where it broke the device the process ends; the server takes the lease back and the
         prediction is begun again by the next worker.
         """
-        word = secrets.token_hex(4)
+        word = new_error_word()
         logger.error("error %s in prediction %s", word, job.id, exc_info=error)
-        if self._painter.is_broken_by(error):
-            os._exit(EXIT_BROKEN)
+        self._end_if_broken(error)
         self._fail(
             job, CODE_INTERNAL, f"Something went wrong inside; the server's log names error {word}."
         )
+
+    def _end_if_broken(self, error: Exception) -> None:
+        if self._painter.is_broken_by(error):
+            logger.error("the device is broken by: %s", first_line(error))
+            end(EXIT_BROKEN)
 
 
 def _insist(write: Callable[[], bool]) -> bool:
@@ -279,8 +288,8 @@ def _insist(write: Callable[[], bool]) -> bool:
     while True:
         try:
             return write()
-        except OperationalError as error:
-            logger.warning("the store cannot be written: %s", first_line(error.orig or error))
+        except STORE_PROBLEMS as error:
+            logger.warning("the store cannot be written: %s", first_line(error))
             time.sleep(RETRY_S)
 
 
@@ -300,24 +309,57 @@ def run_worker(load: Load) -> int:
         The exit code.
     """
     threading.excepthook = _end_with_thread
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # A service manager may send it to every process; ending is the server's to order.
+        signal.signal(number, signal.SIG_IGN)
     speaker = Speaker(_take_standard_output())
     stream = sys.stdin.buffer
     start = read_from_server(stream)
     if not isinstance(start, Start):
         return EXIT_ORPHANED
+    orders = Orders(stream)
     _beat(speaker)
     with hold_slot(Path(start.data_dir), start.slot):
         try:
             painter = load(start)
         except DepthFluxError as error:
-            speaker.say(Refused(error=str(error), exit_code=error.exit_code))
+            speaker.say(Refused(error=str(error)))
             return error.exit_code
         worker = Worker(start, painter, speaker)
+        orders.give_to(worker)
         speaker.say(
             Ready(model=painter.model, device=painter.device, device_count=painter.device_count)
         )
-        worker.run(stream)
+        worker.run()
     return 0
+
+
+class Orders:
+    """Hears the server from the first moment on, while the model loads, too.
+
+    While there is no worker yet, an order to end is obeyed at once. When the server is dead the
+    process ends, and all that it has started with it.
+    """
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._changed = threading.Lock()
+        self._worker: Worker | None = None
+        threading.Thread(target=self._hear, name="orders", daemon=True).start()
+
+    def give_to(self, worker: Worker) -> None:
+        """Give orders to a worker from now on; it looks by itself for what it has missed."""
+        with self._changed:
+            self._worker = worker
+
+    def _hear(self) -> None:
+        while (message := read_from_server(self._stream)) is not None:
+            with self._changed:
+                if self._worker is not None:
+                    self._worker.obey(message)
+                elif isinstance(message, Drain):
+                    end(0)
+        _end_orphaned()
 
 
 def hold_slot(data_dir: Path, slot: int) -> IO[bytes]:
@@ -364,10 +406,21 @@ def main() -> None:
 
 
 def end(code: int) -> NoReturn:
-    """End the process without waiting for the threads that listen and beat, which never end."""
+    """End the process at once: some threads listen for ever, and a step may take long."""
     logging.shutdown()
     sys.stderr.flush()
     os._exit(code)
+
+
+def _end_orphaned() -> NoReturn:
+    """End the process and all that it has started; a living server would do that.
+
+    A child that was forked holds the worker's place, and the next worker would wait for it.
+    """
+    if os.getpgrp() == os.getpid():
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(0, signal.SIGKILL)
+    os._exit(EXIT_ORPHANED)
 
 
 if __name__ == "__main__":

@@ -400,6 +400,19 @@ def test_a_ticket_takes_the_bytes_at_a_secret_address_without_a_key(guarded: Sta
     assert painted_level(guarded, control_image=ticket["download_url"]) == 90
 
 
+def test_an_own_address_without_a_picture_is_refused_and_not_fetched(server: StandInServer) -> None:
+    ticket = server.client.post(
+        "/api/v3/media/uploads", json={"filename": "a.png", "size": 100}
+    ).json()["data"]
+
+    response = server.client.post(
+        f"/api/v3/{MODEL}", json={**BODY, "control_image": ticket["download_url"]}
+    )
+
+    assert response.status_code == 400
+    assert "not yet or no more" in response.json()["message"]
+
+
 def test_a_ticket_takes_the_same_bytes_again_and_no_others(server: StandInServer) -> None:
     picture, other = (base64.b64decode(grey_picture(level)) for level in (10, 20))
     assert len(picture) == len(other)

@@ -99,6 +99,21 @@ def test_a_worker_that_outlives_its_server_is_waited_for(start: Start) -> None:
     assert server.wait(id)["status"] == "completed"
 
 
+def test_a_server_killed_while_a_model_loads_is_back_at_once(start: Start) -> None:
+    server = start(ready=False, stand_in={"load_seconds": 60})
+    (worker,) = server.until(lambda: server.worker_pids() or None)
+    # Its worker holds its place by now, and loads.
+    server.until(lambda: (server.data_dir / "worker-0.lock").exists() or None)
+
+    server.kill()
+    server.until(lambda: not is_alive(worker) or None, timeout_s=5)
+    before = time.monotonic()
+    server.start(ready=False)
+
+    assert time.monotonic() - before < 10
+    assert server.client.get("/readyz").json()["status"] == "loading"
+
+
 def test_a_killed_worker_is_replaced_and_its_prediction_begun_again(start: Start) -> None:
     server = start()
     (worker,) = server.worker_pids()
@@ -192,6 +207,31 @@ def test_sigterm_lets_what_runs_end_and_keeps_what_waits(start: Start) -> None:
     assert "failed" not in by_id.values()
     server.start()
     assert {server.wait(id)["status"] for id in waiting} == {"completed"}
+
+
+def test_sigterm_while_a_model_loads_ends_at_once_and_keeps_what_waits(start: Start) -> None:
+    server = start(ready=False, stand_in={"load_seconds": 60})
+    server.submit()
+
+    before = time.monotonic()
+    code = server.stop()
+
+    assert code == 0
+    assert time.monotonic() - before < 5
+    assert [row["status"] for row in rows(server)] == ["created"]
+
+
+def test_a_service_manager_that_signals_every_process_lets_what_runs_end(start: Start) -> None:
+    server = start()
+    (worker,) = server.worker_pids()
+    id = server.submit("slow 1.5")["id"]
+    server.until(lambda: server.read(id).get("progress"))
+
+    os.kill(worker, signal.SIGTERM)
+    code = server.stop()
+
+    assert code == 0
+    assert [row["status"] for row in rows(server)] == ["completed"]
 
 
 def test_while_it_drains_it_answers_but_takes_nothing_new(start: Start) -> None:
@@ -424,10 +464,12 @@ def test_what_is_older_than_it_is_kept_is_removed_with_its_files(start: Start) -
 
 def test_the_store_locked_for_seconds_delays_submissions_and_nothing_else(start: Start) -> None:
     server = start()
-    server.wait(server.submit()["id"])
+    done = server.wait(server.submit()["id"])
     answers: list[dict[str, Any]] = []
     # More than the server has threads for.
+    cancel = f"{server.address}/api/v3/predictions/{done['id']}/cancel"
     threads = [threading.Thread(target=lambda: answers.append(server.submit())) for _ in range(60)]
+    threads += [threading.Thread(target=lambda: httpx.post(cancel, timeout=60)) for _ in range(60)]
 
     with closing(
         sqlite3.connect(server.data_dir / "depthflux.sqlite3", isolation_level=None)

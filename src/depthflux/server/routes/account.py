@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
-from starlette.concurrency import run_in_threadpool
 
 from depthflux.contract import HOSTED_MODEL, GenerationRequest
 from depthflux.server.documents import (
@@ -79,5 +78,5 @@ async def price(request: Request, owner: Owner) -> JSONResponse:
 @router.get("/webhook/secret", response_model=SecretAnswer, summary="The webhook secret")
 async def webhook_secret(service: Served, owner: Owner) -> JSONResponse:
     """The secret that signs this key's webhooks; without its prefix it is the HMAC's key."""
-    secret = await run_in_threadpool(service.outbox.secret, owner)
+    secret = await service.write(service.outbox.secret, owner)
     return answer({"secret": secret})

@@ -41,8 +41,7 @@ async def upload(request: Request, service: Served, owner: Owner, origin: Origin
     """Take in a picture as the multipart field `file`; its address is good as control_image."""
     service.take_token(owner)
     filename, data = await read_file(request, service.limits.max_bytes)
-    async with service.writers:
-        picture = await run_in_threadpool(service.intake.upload, data, owner)
+    picture = await service.write(service.intake.upload, data, owner)
     url = f"{origin}/media/{picture.name}"
     return answer(
         {
@@ -67,7 +66,7 @@ async def promise(
     """A secret address that one picture's bytes can be put to, without Authorization."""
     service.take_token(owner)
     query = read_document(await read_object(request), TicketQuery)
-    ticket = await run_in_threadpool(
+    ticket = await service.write(
         service.intake.promise, query.filename, query.content_type, query.size, owner
     )
     return answer(
@@ -96,8 +95,7 @@ async def redeem(
 ) -> Response:
     """Take in a picture's bytes; knowing the address is the permission."""
     data = await read_bytes(request, service.limits.max_bytes)
-    async with service.writers:
-        await run_in_threadpool(service.intake.redeem, secret, data)
+    await service.write(service.intake.redeem, secret, data)
     return Response(status_code=200)
 
 

@@ -73,19 +73,20 @@ async def submit(
     service.take_token(owner)
     most = int(service.limits.max_bytes * _BASE64_FACTOR) + _FIELDS_BYTES
     fields = await read_object(request, most)
-    async with service.writers:
-        asked, one, is_new = await run_in_threadpool(
-            service.intake.take, fields, webhook, owner=owner, base=base, key=key
-        )
+    asked, one, is_new = await service.write(
+        service.intake.take, fields, webhook, owner=owner, base=base, key=key
+    )
     if is_new:
         service.wake()
     # After the worker was woken: it has begun while the disk is written.
     if asked.request.enable_sync_mode:
-        response, _ = await asyncio.gather(
-            _answer_when_over(service, one.id, owner, base),
-            run_in_threadpool(service.intake.keep, one, asked),
-        )
-        return response
+        answering = asyncio.create_task(_answer_when_over(service, one.id, owner, base))
+        try:
+            await run_in_threadpool(service.intake.keep, one, asked)
+        except BaseException:
+            answering.cancel()
+            raise
+        return await answering
     await run_in_threadpool(service.intake.keep, one, asked)
     return await _show(service, one, base)
 
@@ -142,7 +143,7 @@ async def list_by_query(
 async def delete_several(request: Request, service: Served, owner: Owner) -> JSONResponse:
     """Delete predictions with their pictures; running ones are stopped, unknown ids passed over."""
     query = read_document(await read_object(request), DeleteQuery)
-    removed = await run_in_threadpool(service.remove, query.ids, owner)
+    removed = await service.write(service.remove, query.ids, owner)
     _stop(service, removed)
     return answer({"deleted_count": len(removed)})
 
@@ -151,7 +152,7 @@ async def delete_several(request: Request, service: Served, owner: Owner) -> JSO
 async def delete_one(service: Served, owner: Owner, id: Id) -> JSONResponse:
     """Delete a prediction with its pictures; a running one is stopped."""
     service.find(id, owner)
-    _stop(service, await run_in_threadpool(service.remove, [id], owner))
+    _stop(service, await service.write(service.remove, [id], owner))
     return answer({"id": id, "status": "deleted"})
 
 
@@ -163,7 +164,7 @@ async def cancel(service: Served, owner: Owner, base: Base, id: Id) -> JSONRespo
 
     It then is failed, with an error that says so. One that has ended stays as it is.
     """
-    one, has_ended = await run_in_threadpool(service.cancel, id, owner)
+    one, has_ended = await service.write(service.cancel, id, owner)
     service.note_cancelled(one, has_ended=has_ended)
     return await _show(service, one, base)
 
