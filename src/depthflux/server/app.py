@@ -21,7 +21,7 @@ from depthflux.server.metrics import Metrics
 from depthflux.server.names import new_error_word
 from depthflux.server.openapi import describe
 from depthflux.server.routes import account, health, media, predictions
-from depthflux.server.routes.common import refusal
+from depthflux.server.routes.telling import refusal
 from depthflux.server.service import Service
 
 logger = logging.getLogger("depthflux")

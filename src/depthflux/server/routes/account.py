@@ -17,10 +17,12 @@ from depthflux.server.documents import (
     PriceData,
     PriceQuery,
     SecretAnswer,
+    SecretData,
 )
 from depthflux.server.openapi import json_body
 from depthflux.server.reading import read_document, read_object
-from depthflux.server.routes.common import REFUSALS, Base, Origin, Owner, Served, answer
+from depthflux.server.routes.asking import Base, Origin, Owner, Served
+from depthflux.server.routes.telling import REFUSALS, answer
 
 router = APIRouter(responses=REFUSALS, tags=["account"])
 
@@ -35,7 +37,7 @@ _DESCRIPTION = "FLUX.1-dev with the FLUX.1 Depth Control LoRA, on this machine."
 async def balance(owner: Owner) -> JSONResponse:
     """A stand-in: nothing is billed here."""
     del owner
-    return answer(BalanceData(balance=_BALANCE).model_dump())
+    return answer(BalanceData(balance=_BALANCE))
 
 
 @router.get("/models", response_model=ModelsAnswer, summary="The models")
@@ -72,11 +74,11 @@ async def price(request: Request, owner: Owner) -> JSONResponse:
     """A stand-in: a picture costs what this machine's electricity costs."""
     del owner
     query = read_document(await read_object(request), PriceQuery)
-    return answer(PriceData(model_id=query.model_id).model_dump())
+    return answer(PriceData(model_id=query.model_id))
 
 
 @router.get("/webhook/secret", response_model=SecretAnswer, summary="The webhook secret")
 async def webhook_secret(service: Served, owner: Owner) -> JSONResponse:
     """The secret that signs this key's webhooks; without its prefix it is the HMAC's key."""
     secret = await service.write(service.outbox.secret, owner)
-    return answer({"secret": secret})
+    return answer(SecretData(secret=secret))

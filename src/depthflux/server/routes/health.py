@@ -9,7 +9,8 @@ from starlette.concurrency import run_in_threadpool
 from depthflux.server.documents import Readiness
 from depthflux.server.metrics import CONTENT_TYPE
 from depthflux.server.openapi import NO_KEY
-from depthflux.server.routes.common import REFUSALS, Owner, Served
+from depthflux.server.routes.asking import Owner, Served
+from depthflux.server.routes.telling import REFUSALS
 
 router = APIRouter(tags=["health"])
 

@@ -10,11 +10,19 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 
 from depthflux.images import MEDIA_TYPES, format_of
-from depthflux.server.documents import TicketAnswer, TicketQuery, UploadAnswer
+from depthflux.server.documents import (
+    TicketAnswer,
+    TicketData,
+    TicketQuery,
+    TicketUpload,
+    UploadAnswer,
+    UploadData,
+)
 from depthflux.server.errors import NotFoundError
 from depthflux.server.openapi import NO_KEY, bytes_body, file_body, json_body
 from depthflux.server.reading import read_bytes, read_document, read_file, read_object
-from depthflux.server.routes.common import REFUSALS, Base, Origin, Owner, Served, answer
+from depthflux.server.routes.asking import Base, Origin, Owner, Served
+from depthflux.server.routes.telling import REFUSALS, answer
 
 router = APIRouter(responses=REFUSALS, tags=["media"])
 files = APIRouter(responses=REFUSALS, tags=["media"])
@@ -44,13 +52,7 @@ async def upload(request: Request, service: Served, owner: Owner, origin: Origin
     picture = await service.write(service.intake.upload, data, owner)
     url = f"{origin}/media/{picture.name}"
     return answer(
-        {
-            "type": "image",
-            "download_url": url,
-            "url": url,
-            "filename": filename or picture.name,
-            "size": picture.size,
-        }
+        UploadData(download_url=url, url=url, filename=filename or picture.name, size=picture.size)
     )
 
 
@@ -70,14 +72,13 @@ async def promise(
         service.intake.promise, query.filename, query.content_type, query.size, owner
     )
     return answer(
-        {
-            "upload": {
-                "method": "PUT",
-                "url": f"{base}/media/uploads/{ticket.secret}",
-                "headers": {"Content-Type": "application/octet-stream"},
-            },
-            "download_url": f"{origin}/media/{ticket.name}",
-        }
+        TicketData(
+            upload=TicketUpload(
+                url=f"{base}/media/uploads/{ticket.secret}",
+                headers={"Content-Type": "application/octet-stream"},
+            ),
+            download_url=f"{origin}/media/{ticket.name}",
+        )
     )
 
 

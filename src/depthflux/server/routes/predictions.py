@@ -22,15 +22,19 @@ from depthflux.server.answers import envelope, still_running
 from depthflux.server.documents import (
     DeleteAnswer,
     DeletedAnswer,
+    DeleteData,
+    DeletedData,
     DeleteQuery,
     ListAnswer,
+    ListData,
     ListQuery,
     ServedEnvelope,
 )
 from depthflux.server.errors import DrainingError
 from depthflux.server.openapi import json_body
 from depthflux.server.reading import read_document, read_object
-from depthflux.server.routes.common import REFUSALS, Base, Owner, Served, answer
+from depthflux.server.routes.asking import Base, Owner, Served
+from depthflux.server.routes.telling import REFUSALS, answer
 from depthflux.server.rows import Removed, Stored
 from depthflux.server.service import Service
 
@@ -145,7 +149,7 @@ async def delete_several(request: Request, service: Served, owner: Owner) -> JSO
     query = read_document(await read_object(request), DeleteQuery)
     removed = await service.write(service.remove, query.ids, owner)
     _stop(service, removed)
-    return answer({"deleted_count": len(removed)})
+    return answer(DeleteData(deleted_count=len(removed)))
 
 
 @router.delete("/predictions/{id}", response_model=DeletedAnswer, summary="Delete a prediction")
@@ -153,7 +157,7 @@ async def delete_one(service: Served, owner: Owner, id: Id) -> JSONResponse:
     """Delete a prediction with its pictures; a running one is stopped."""
     service.find(id, owner)
     _stop(service, await service.write(service.remove, [id], owner))
-    return answer({"id": id, "status": "deleted"})
+    return answer(DeletedData(id=id))
 
 
 @router.post(
@@ -198,7 +202,7 @@ async def _show(
 async def _list(service: Service, owner: str, base: str, fields: dict[str, Any]) -> JSONResponse:
     query = read_document(fields, ListQuery)
 
-    def find() -> dict[str, Any]:
+    def find() -> ListData:
         page = service.predictions.page(
             owner,
             page=query.page,
@@ -208,13 +212,12 @@ async def _list(service: Service, owner: str, base: str, fields: dict[str, Any])
             created_after=_milliseconds("created_after", query.created_after),
             created_before=_milliseconds("created_before", query.created_before),
         )
-        shown = [service.show(one, base, with_input=True) for one in page.items]
-        return {
-            "page": query.page,
-            "page_size": query.page_size,
-            "total": page.total,
-            "items": [one.model_dump(exclude_none=True) for one in shown],
-        }
+        return ListData(
+            page=query.page,
+            page_size=query.page_size,
+            total=page.total,
+            items=[service.show(one, base, with_input=True) for one in page.items],
+        )
 
     return answer(await run_in_threadpool(find))
 

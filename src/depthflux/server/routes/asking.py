@@ -1,27 +1,22 @@
-"""What routes share: the service, who asks, the addresses that answers are built with."""
+"""Who asks, of which service, and the addresses that answers are built with.
+
+Knows nothing of what is asked.
+"""
 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import Depends, Request
-from fastapi.responses import JSONResponse
 
 from depthflux.errors import InvalidParameterError, show
-from depthflux.server.documents import ErrorDocument
 from depthflux.server.errors import UnauthorizedError
 from depthflux.server.keys import Keys
 from depthflux.server.service import Service
 
 #: Host and port as a client may name them: a name, an IPv4 address, or an IPv6 one in brackets.
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(:[0-9]{1,5})?", re.ASCII)
-
-#: What every route may refuse, for OpenAPI.
-REFUSALS: dict[int | str, dict[str, Any]] = {
-    "4XX": {"model": ErrorDocument, "description": "Refused: one line says why."},
-    "5XX": {"model": ErrorDocument, "description": "The server cannot do it just now."},
-}
 
 
 async def get_service(request: Request) -> Service:
@@ -77,14 +72,3 @@ Served = Annotated[Service, Depends(get_service)]
 Owner = Annotated[str, Depends(require_owner)]
 Origin = Annotated[str, Depends(origin_of_request)]
 Base = Annotated[str, Depends(base_of_request)]
-
-
-def answer(data: Any) -> JSONResponse:
-    """The envelope around what a route has to say."""
-    return JSONResponse({"code": 200, "message": "success", "data": data})
-
-
-def refusal(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    """What every refusal looks like; clients read `message` or `error`, so both say it."""
-    document = ErrorDocument(code=status, message=message, error=message)
-    return JSONResponse(document.model_dump(), status_code=status, headers=headers)
