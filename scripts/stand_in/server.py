@@ -11,7 +11,7 @@ import sys
 
 from depthflux.errors import DepthFluxError
 from depthflux.server.keys import Keys
-from depthflux.server.serving import serve
+from depthflux.server.serving import end_process, serve
 from depthflux.server.settings import ServerSettings
 from depthflux.settings import resolve_settings
 
@@ -38,6 +38,7 @@ def main() -> None:
     except DepthFluxError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    end_process()
 
 
 if __name__ == "__main__":

@@ -82,15 +82,10 @@ def write_atomically(path: Path, data: bytes, *, flush: bool = True) -> None:
 def flush_file(path: Path) -> None:
     """Return once a file's bytes, or a folder's names, are on the disk.
 
-    Nothing is done where there is no such file.
-
     Raises:
-        OSError: the disk refuses.
+        OSError: it is not there, or the disk refuses.
     """
-    try:
-        handle = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
-        return
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

@@ -49,6 +49,7 @@ def serve(ctx: click.Context, profile: str | None) -> None:
     early = early_settings(target, engine)
 
     from depthflux.server.keys import read_keys
+    from depthflux.server.serving import end_process
     from depthflux.server.serving import serve as run
 
     keys = read_keys(settings.api_keys_file, os.environ)
@@ -60,6 +61,7 @@ def serve(ctx: click.Context, profile: str | None) -> None:
         given={name: _plain(value) for name, value in engine.items()},
         on_listening=_tell(len(keys)),
     )
+    end_process()
 
 
 def _tell(keys: int) -> Any:

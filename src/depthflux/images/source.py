@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 import struct
 import zlib
 from dataclasses import dataclass
@@ -60,6 +61,7 @@ _DECODER_ERRORS = (
     KeyError,
     OverflowError,
     TypeError,
+    AssertionError,
     struct.error,
     zlib.error,
 )
@@ -227,7 +229,11 @@ def _from_data(data: bytes, limits: ReadLimits, origin: str) -> SourceImage:
     header = _read_header(data, limits)
     # Only what is kept is ever decoded: no parser of EXIF, XMP, texts or profiles sees the file.
     stripped = ROOMS[header.format].strip(data, header.orientation)
-    rgb, grey16 = split_pixels(turn_upright(_decode(stripped, header), header.orientation))
+    image = _decode(stripped, header)
+    try:
+        rgb, grey16 = split_pixels(turn_upright(image, header.orientation))
+    except _DECODER_ERRORS as error:  # such as a palette's picture without its palette
+        raise PictureProblemError(f"cannot be read by Pillow ({_one_line(error)})") from error
     return SourceImage(
         rgb=rgb,
         grey16=grey16,
@@ -299,7 +305,9 @@ def _check_size(width: int, height: int, limits: ReadLimits) -> None:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    # Without a buffer's address in memory, which Pillow names where it knows no file's name.
+    text = re.sub(r"<[^>]* object at 0x[0-9a-f]+>", "", str(error))
+    return " ".join(text.split()) or type(error).__name__
 
 
 def _unreadable(field: str, origin: str, problem: PictureProblemError) -> UnreadableImageError:

@@ -13,8 +13,9 @@ from depthflux.images.container import PictureProblemError
 
 _URL = re.compile(r"(https?)://([^/?#]*)([^?#]*)(\?[^#]*)?(?:#.*)?", re.IGNORECASE | re.DOTALL)
 _AUTHORITY = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([a-zA-Z0-9._-]+))(?::([0-9]{1,5}))?")
-#: Control characters, spaces and backslashes: dropped by some readers, separators to others.
-_AMBIGUOUS = re.compile(r"[\x00-\x20\x7f-\xa0\\]")
+#: Control characters, spaces and backslashes: dropped by some readers, separators to others. Halves
+#: of surrogate pairs are no text at all.
+_AMBIGUOUS = re.compile(r"[\x00-\x20\x7f-\xa0\\\ud800-\udfff]")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 

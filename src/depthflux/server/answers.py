@@ -27,6 +27,7 @@ def served(
     model: str,
     progress: tuple[int, int] | None = None,
     with_input: bool = False,
+    as_addresses: bool = False,
 ) -> ServedPrediction:
     """A prediction as a client sees it.
 
@@ -37,6 +38,8 @@ def served(
         model: what is said to compute it where it has not been computed yet.
         progress: steps done and their total, to be shown.
         with_input: whether the request is repeated.
+        as_addresses: whether pictures that were wanted as base64 are answered by their addresses:
+            a list of them would be too large, and one that is gone would spoil it.
 
     Raises:
         FileNotFoundError: a picture that is to be answered as base64 is gone.
@@ -44,7 +47,7 @@ def served(
     return ServedPrediction(
         id=one.id,
         model=one.model or model or HOSTED_MODEL,
-        outputs=_outputs(one, base, media),
+        outputs=_outputs(one, base, media, as_addresses=as_addresses),
         urls=PredictionUrls(get=f"{base}/predictions/{one.id}/result"),
         has_nsfw_contents=one.flags,
         status=one.status,
@@ -97,8 +100,8 @@ def rfc3339(milliseconds: int) -> str:
     return format_time(datetime.fromtimestamp(milliseconds / 1000, UTC))
 
 
-def _outputs(one: Stored, base: str, media: Media) -> list[str]:
-    if not one.fields["enable_base64_output"]:
+def _outputs(one: Stored, base: str, media: Media, *, as_addresses: bool) -> list[str]:
+    if as_addresses or not one.fields["enable_base64_output"]:
         return [file_url(base, name) for name in one.outputs]
     return _as_base64(media.read_outputs(one.outputs))
 

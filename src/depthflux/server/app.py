@@ -52,6 +52,8 @@ def make_app(service: Service, keys: Keys) -> FastAPI:
         # Its pages would load scripts from elsewhere.
         docs_url=None,
         redoc_url=None,
+        # A redirect would name the Host that was sent, and no route of ours needs one.
+        redirect_slashes=False,
         generate_unique_id_function=lambda route: _operation(route.path, route.methods),
     )
     app.state.service, app.state.keys = service, keys

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from depthflux.contract import GenerationRequest
 from depthflux.errors import InvalidParameterError, UnreadableImageError, show
 from depthflux.images import EXTENSIONS, MEDIA_TYPES, ReadLimits, inline_picture, inspect_picture
+from depthflux.images.text import is_url
 from depthflux.model.lora_names import find_loras
 from depthflux.server.answers import origin_of
 from depthflux.server.database import Database
@@ -29,6 +30,10 @@ from depthflux.server.uploads import Picture, Ticket, Uploads
 from depthflux.server.webhooks import check_webhook_url
 from depthflux.settings import EngineSettings
 
+#: The model reads 512 tokens.
+MAX_PROMPT_CHARACTERS = 16_384
+#: What browsers and proxies take everywhere.
+MAX_URL_CHARACTERS = 2048
 #: A file's ending → the ending that uploads get.
 _ENDINGS = {"png": "png", "jpg": "jpeg", "jpeg": "jpeg", "webp": "webp"}
 _MEDIA_PATH = re.compile(r"/media/([^/?#]+)")
@@ -44,7 +49,6 @@ class Asked:
         control_url: where the control image is fetched from; empty if it is here.
         control_file: the name of an upload or an output; empty if it is not one.
         webhook_url: who is told; empty for nobody.
-        fingerprint: sha256 of what was sent, for repeats under an Idempotency-Key.
     """
 
     request: GenerationRequest
@@ -52,7 +56,6 @@ class Asked:
     control_url: str
     control_file: str
     webhook_url: str
-    fingerprint: str
 
 
 class Intake:
@@ -94,6 +97,7 @@ class Intake:
             RequestError: something of it is refused.
         """
         request = GenerationRequest.from_http(fields)
+        _require_short(request, webhook)
         self._settings.require_allowed(request)
         find_loras(request.loras, self._engine_settings)
         webhook_url = webhook or request.webhook_url or ""
@@ -117,7 +121,6 @@ class Intake:
             control_url=request.control_image.strip() if is_url else "",
             control_file=name,
             webhook_url=webhook_url,
-            fingerprint=_fingerprint(fields, webhook),
         )
 
     def take(
@@ -128,17 +131,25 @@ class Intake:
         owner: str,
         base: str,
         key: str | None,
-    ) -> tuple[Asked, Stored, bool]:
-        """Check a submission and take it in: what was asked, the prediction, whether it is new.
+    ) -> tuple[Stored, bool]:
+        """Check a submission and take it in: the prediction, and whether it is new.
+
+        A repeat under an Idempotency-Key is known by itself, before the world is asked: the
+        picture that it names may be gone by now.
 
         Raises:
             RequestError, BusyError, StoreError: as `check` and `submit`.
         """
+        once = None
+        if key is not None:
+            once = Idempotency(key=key, fingerprint=_fingerprint(fields, webhook))
+            if (before := self._predictions.find_repeat(owner, once)) is not None:
+                return before, False
         asked = self.check(fields, webhook, base=base)
-        return asked, *self.submit(asked, owner=owner, base=base, key=key)
+        return self.submit(asked, owner=owner, base=base, once=once)
 
     def submit(
-        self, asked: Asked, *, owner: str, base: str, key: str | None
+        self, asked: Asked, *, owner: str, base: str, once: Idempotency | None
     ) -> tuple[Stored, bool]:
         """Take a checked submission in; it will end, whatever is killed.
 
@@ -149,7 +160,7 @@ class Intake:
             asked: the submission.
             owner: whose.
             base: what the client's addresses begin with.
-            key: the Idempotency-Key; None where there is none.
+            once: the Idempotency-Key and what came under it; None where there is none.
 
         Returns:
             The prediction, and whether it is new.
@@ -171,7 +182,6 @@ class Intake:
             webhook_url=asked.webhook_url,
             picture=picture,
         )
-        once = None if key is None else Idempotency(key=key, fingerprint=asked.fingerprint)
         is_new = False
         try:
             one, is_new = self._predictions.submit(new, self._caps(), once)
@@ -180,19 +190,14 @@ class Intake:
                 self._media.remove_uploads([picture.name])
         return one, is_new
 
-    def keep(self, one: Stored, asked: Asked) -> None:
+    def keep(self, one: Stored) -> None:
         """Return once an accepted prediction, and the picture in its request, are on the disk.
-
-        Args:
-            one: the prediction.
-            asked: the submission that has brought it.
 
         Raises:
             StoreError: the disk refuses.
         """
         try:
-            # An upload was flushed when it came.
-            if asked.picture is not None:
+            if one.control_file:
                 self._media.flush_upload(one.control_file)
             self._database.on_disk()
         except OSError as error:
@@ -218,7 +223,7 @@ class Intake:
         Raises:
             UnreadableImageError: nothing is there yet, or any more.
         """
-        if not text.lstrip().lower().startswith(("http://", "https://")) or len(text) > 2048:
+        if not is_url(text):
             return ""
         try:
             found = _MEDIA_PATH.fullmatch(urlsplit(text.strip()).path)
@@ -279,18 +284,25 @@ class Intake:
         self._uploads.add_ticket(ticket)
         return ticket
 
-    def redeem(self, secret: str, data: bytes) -> None:
-        """Take in the bytes that a ticket has promised; the same ones may come again.
+    def find_ticket(self, secret: str) -> Ticket:
+        """The ticket with this secret.
 
         Raises:
-            NotFoundError: there is no such ticket.
-            InvalidParameterError: they are more or fewer than promised, or others than before.
-            UnreadableImageError: they are no usable picture.
-            StoreError: the disk is full, or refuses.
+            NotFoundError: there is none.
         """
         ticket = self._uploads.find_ticket(secret)
         if ticket is None:
             raise NotFoundError("there is no such upload ticket; ask for a new one.")
+        return ticket
+
+    def redeem(self, ticket: Ticket, data: bytes) -> None:
+        """Take in the bytes that a ticket has promised; the same ones may come again.
+
+        Raises:
+            InvalidParameterError: they are more or fewer than promised, or others than before.
+            UnreadableImageError: they are no usable picture.
+            StoreError: the disk is full, or refuses.
+        """
         digest = hashlib.sha256(data).hexdigest()
         if ticket.sha256 not in ("", digest):
             raise InvalidParameterError(
@@ -326,6 +338,26 @@ class Intake:
         name = f"{new_secret()}.{EXTENSIONS[format]}"
         digest = self._media.write_upload(name, data, flush=flush)
         return Picture(name=name, size=len(data), sha256=digest, media_type=MEDIA_TYPES[format])
+
+
+def _require_short(request: GenerationRequest, webhook: str | None) -> None:
+    """See that texts are no longer than anybody needs: they are read with every poll and list."""
+    image = request.control_image
+    caps = {
+        "prompt": (request.prompt, MAX_PROMPT_CHARACTERS),
+        "webhook_url": (webhook or request.webhook_url or "", MAX_URL_CHARACTERS),
+        "control_image": (
+            image if isinstance(image, str) and is_url(image) else "",
+            MAX_URL_CHARACTERS,
+        ),
+    }
+    for name, (text, most) in caps.items():
+        if len(text) > most:
+            raise InvalidParameterError(
+                f"{name} has {len(text)} characters; allowed: at most {most}.",
+                field=name,
+                allowed=f"at most {most} characters",
+            )
 
 
 def _fingerprint(fields: Mapping[str, Any], webhook: str | None) -> str:

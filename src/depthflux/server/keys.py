@@ -86,7 +86,7 @@ def read_keys(file: Path | None, environment: Mapping[str, str]) -> Keys:
 
 def _keys_of_file(path: Path) -> list[str]:
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
         raise SettingsError(f"api_keys_file: {path} cannot be read: {reason}.") from error

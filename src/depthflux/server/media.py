@@ -8,6 +8,7 @@ Knows nothing of rows.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import time
@@ -69,7 +70,8 @@ class Media:
         Raises:
             OSError: the disk refuses.
         """
-        flush_file(self.uploads / name)
+        with contextlib.suppress(FileNotFoundError):  # deleted with its prediction just now
+            flush_file(self.uploads / name)
         flush_file(self.uploads)
 
     def find(self, name: str) -> Path | None:
@@ -80,6 +82,14 @@ class Media:
             if (folder / name).is_file():
                 return folder / name
         return None
+
+    def read(self, name: str) -> bytes | None:
+        """The bytes of the file of this name, an upload or an output; None where there is none."""
+        path = self.find(name)
+        try:
+            return None if path is None else path.read_bytes()
+        except FileNotFoundError:  # deleted just now
+            return None
 
     def read_outputs(self, names: list[str]) -> list[bytes]:
         """The bytes of finished pictures.
@@ -132,7 +142,8 @@ def _write(path: Path, data: bytes, *, flush: bool) -> None:
 def _remove_partial(folder: Path) -> None:
     # Files are written under names with a dot in front, see depthflux.files.
     for path in folder.glob(".*"):
-        path.unlink(missing_ok=True)
+        if path.is_file():
+            path.unlink(missing_ok=True)
 
 
 def _sweep(folder: Path, known: Callable[[], set[str]]) -> int:

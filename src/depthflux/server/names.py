@@ -15,6 +15,8 @@ SECRET_BYTES = 24
 #: or slash leads anywhere else.
 FILE_NAME = re.compile(r"[A-Za-z0-9_]{32}(-[0-9])?\.(png|jpeg|webp)", re.ASCII)
 
+_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
+
 
 def new_id() -> str:
     """32 hexadecimal digits that no other prediction has.
@@ -46,6 +48,11 @@ def new_secret() -> str:
     Without a dash, which parts it from what follows in file names.
     """
     return secrets.token_urlsafe(SECRET_BYTES).replace("-", "_")
+
+
+def is_id(text: str) -> bool:
+    """Whether it could be a prediction's id."""
+    return _ID.fullmatch(text) is not None
 
 
 def is_file_name(name: str) -> bool:

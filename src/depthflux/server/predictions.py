@@ -81,6 +81,15 @@ class Predictions:
                 )
             return stored(row), True
 
+    def find_repeat(self, owner: str, once: Idempotency) -> Stored | None:
+        """The prediction that the same key has brought before; None where it has not.
+
+        Raises:
+            IdempotencyError: the key has brought another request before.
+        """
+        with self._database.reading() as connection:
+            return _brought_before(connection, owner, once)
+
     def read(self, id: str, owner: str | None = None) -> Stored | None:
         """A prediction; None where there is none, or it is another owner's.
 

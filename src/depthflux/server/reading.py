@@ -15,7 +15,7 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from depthflux.contract.fields import findings
-from depthflux.errors import InvalidParameterError, show
+from depthflux.errors import InvalidParameterError, first_line, show
 from depthflux.images.limits import megabytes
 from depthflux.server.errors import TooLargeError, UnsupportedBodyError
 
@@ -136,7 +136,14 @@ async def read_file(request: Request, most: int) -> tuple[str, bytes]:
                 )
             if (file.size or 0) > most:
                 raise _too_large(most)
-            return file.filename or "", await file.read()
+            name = (file.filename or "").encode("utf-8", "replace").decode()
+            return name, await file.read()
+    except (UnicodeError, LookupError) as error:
+        raise InvalidParameterError(
+            f"the multipart body's names cannot be read: {first_line(error)}; leave the charset "
+            "out.",
+            field="file",
+        ) from None
     except HTTPException as error:
         raise InvalidParameterError(
             f"the multipart body cannot be read: {error.detail}; send the picture as its field "

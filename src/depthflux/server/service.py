@@ -109,9 +109,7 @@ class Service:
             raise _no_prediction(id)
         return one
 
-    def show(
-        self, one: Stored, base: str, *, with_progress: bool = False, with_input: bool = False
-    ) -> ServedPrediction:
+    def show(self, one: Stored, base: str, *, with_progress: bool = False) -> ServedPrediction:
         """A prediction as a client sees it.
 
         Raises:
@@ -124,13 +122,18 @@ class Service:
                 media=self.media,
                 model=self.model,
                 progress=self.board.progress(one.id) if with_progress else None,
-                with_input=with_input,
             )
         except FileNotFoundError:
             raise NotFoundError(
                 f"the pictures of prediction {one.id} are gone; they are kept "
                 f"{self.settings.retention_days:g} days."
             ) from None
+
+    def show_in_list(self, one: Stored, base: str) -> ServedPrediction:
+        """A prediction as lists show it: with its request, its pictures by their addresses."""
+        return served(
+            one, base=base, media=self.media, model=self.model, with_input=True, as_addresses=True
+        )
 
     def readiness(self) -> Readiness:
         """Whether predictions are taken and computed."""

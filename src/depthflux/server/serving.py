@@ -11,15 +11,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+import sys
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
 
 import uvicorn
 from fastapi import FastAPI
 
-from depthflux.errors import SettingsError, SetupError
+from depthflux.errors import OutputError, SettingsError, SetupError
 from depthflux.files import make_folder
 from depthflux.server.app import make_app
 from depthflux.server.board import Board
@@ -82,23 +85,54 @@ def serve(
         SettingsError: the address needs API keys or cannot be listened on, or the data folder is
             in use.
         SetupError: the engine cannot be loaded.
-        OutputError: the data folder cannot be written.
     """
     require_keys(settings, keys)
     data_dir = settings.data_dir.expanduser().absolute()
     settings = settings.model_copy(update={"data_dir": data_dir})
-    make_folder(data_dir.parent)
-    with contextlib.suppress(OSError):
-        # Others on this machine have no business with what people ask for.
-        data_dir.mkdir(mode=0o700)
-    make_folder(data_dir)
+    _make_data_dir(data_dir)
     with hold_data_dir(data_dir), _listen(settings) as listening:
         database = Database(data_dir)
         try:
             running = Running(settings, engine_settings, database, keys, target, given, command)
-            asyncio.run(running.run(listening, on_listening))
+            _run(running.run(listening, on_listening))
         finally:
             database.close()
+
+
+def end_process(code: int = 0) -> NoReturn:
+    """End the process of a server that has ended, without waiting for its threads.
+
+    One may still wait for a slow receiver of a webhook or for a store that is locked; both are
+    looked after by the next server.
+    """
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _run(serving: Coroutine[Any, Any, None]) -> None:
+    """Run to the end in a loop of its own; asyncio.run would wait for every thread."""
+    loop = asyncio.new_event_loop()
+    try:
+        loop.run_until_complete(serving)
+    finally:
+        loop.close()
+
+
+def _make_data_dir(data_dir: Path) -> None:
+    try:
+        make_folder(data_dir.parent)
+        with contextlib.suppress(OSError):
+            # Others on this machine have no business with what people ask for.
+            data_dir.mkdir(mode=0o700)
+        make_folder(data_dir)
+    except OutputError as error:
+        reason = getattr(error.__cause__, "strerror", None) or "no permission to write there"
+        raise SettingsError(
+            f"data_dir={data_dir} cannot be used: {reason}.",
+            fix="Name another folder with --data-dir.",
+        ) from error
 
 
 def require_keys(settings: ServerSettings, keys: Keys) -> None:

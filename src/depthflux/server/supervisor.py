@@ -56,6 +56,8 @@ TAKEOVER_S = 30.0
 LONGEST_LINE_BYTES = 16 * 2**20
 #: How long a dead worker's last words are waited for, in seconds.
 _LAST_WORDS_S = 0.5
+#: How long an ending server waits for the store to take a lease back, in seconds.
+_LAST_TRY_S = 2.0
 #: How long to wait before a lease is taken back again, in seconds.
 _STORE_PAUSE_S = 1.0
 #: How often it is looked whether they have, in seconds.
@@ -251,20 +253,20 @@ class Supervisor:
         await self._take_back(place)
 
     async def _take_back(self, place: Place) -> None:
+        """Take a dead worker's lease back, however long the store refuses; not while draining.
+
+        What the dead worker had taken would wait for ever, since no other may take it. When the
+        server ends, the next one takes it back.
+        """
         while True:
             try:
-                failed = await asyncio.to_thread(
-                    self._jobs.release,
-                    place.lease,
-                    most_attempts=self._settings.max_attempts,
-                    # A prediction that the server itself broke off has not had its attempt.
-                    counted=not self._drain_told.is_set(),
-                )
+                failed = await self._release(place)
                 break
-            except STORE_PROBLEMS as error:
-                # What the dead worker had taken would wait for ever: no other may take it.
+            except (*STORE_PROBLEMS, TimeoutError) as error:
                 logger.error("a lease cannot be taken back: %s", first_line(error))
-                await asyncio.sleep(_STORE_PAUSE_S)
+                if self._drain_told.is_set():
+                    return
+                await self._pause(_STORE_PAUSE_S)
         place.lease = ""
         for id in place.painting:
             # Their progress is void; whoever waits for one looks what became of it.
@@ -272,6 +274,27 @@ class Supervisor:
         place.painting.clear()
         self._note_ends(failed)
         self.wake()
+
+    async def _release(self, place: Place) -> list[str]:
+        """Release a lease in the store; while draining it is given little time for that.
+
+        Raises:
+            TimeoutError: the server ends, and the store has not taken it in time.
+        """
+        releasing = asyncio.ensure_future(
+            asyncio.to_thread(
+                self._jobs.release,
+                place.lease,
+                most_attempts=self._settings.max_attempts,
+                # A prediction that the server itself broke off has not had its attempt.
+                counted=not self._drain_told.is_set(),
+            )
+        )
+        told = asyncio.create_task(self._drain_told.wait())
+        await asyncio.wait([releasing, told], return_when=asyncio.FIRST_COMPLETED)
+        told.cancel()
+        async with asyncio.timeout(_LAST_TRY_S):
+            return await asyncio.shield(releasing)
 
     def _note_ends(self, failed: Sequence[str]) -> None:
         for id in failed:
@@ -367,7 +390,10 @@ def hold_data_dir(data_dir: Path) -> IO[bytes]:
     Raises:
         SettingsError: another server has it.
     """
-    file = (data_dir / "server.lock").open("wb")
+    try:
+        file = (data_dir / "server.lock").open("wb")
+    except OSError as error:
+        raise _unusable(data_dir / "server.lock", error) from error
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -381,7 +407,11 @@ def hold_data_dir(data_dir: Path) -> IO[bytes]:
 
 async def _wait_until_free(path: Path) -> None:
     """Wait until no process holds a worker's place."""
-    with path.open("rb") as file:
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise _unusable(path, error) from error
+    with file:
         for _ in range(int(TAKEOVER_S / _LOOK_S)):
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -401,6 +431,13 @@ def _pause_after(deaths: int) -> float:
         return 0.0
     # Bounded before it is raised to: a GPU may be gone for a weekend.
     return float(min(2.0 ** min(deaths - 2, 10), LONGEST_PAUSE_S))
+
+
+def _unusable(path: Path, error: OSError) -> SettingsError:
+    return SettingsError(
+        f"data_dir: {path} cannot be used: {error.strerror}.",
+        fix="Give it to the user that the server runs as, or name another folder with --data-dir.",
+    )
 
 
 def _environment() -> dict[str, str]:

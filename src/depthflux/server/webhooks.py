@@ -29,7 +29,7 @@ from depthflux.images.addresses import Resolver, approved_addresses, resolve
 from depthflux.images.container import PictureProblemError
 from depthflux.images.fetch import Wanted, check_url
 from depthflux.images.pinned import Deadline, exchange
-from depthflux.images.url import parse_url, shown_url
+from depthflux.images.url import parse_url
 from depthflux.server.database import STORE_PROBLEMS
 from depthflux.server.metrics import Metrics
 from depthflux.server.names import now_ms
@@ -285,12 +285,13 @@ class Postman:
         return Outcome(label="delivered", state="delivered")
 
     def _failed(self, letter: Letter, problem: str) -> Outcome:
-        one, url = letter.prediction, shown_url(letter.prediction.webhook_url)
+        # The host alone: some services put their secret into the path.
+        one, host = letter.prediction, _host_of(letter)
         if letter.attempts >= len(self._pauses_s):
-            logger.warning("webhook of %s to %s is given up: %s", one.id, url, problem)
+            logger.warning("webhook of %s to %s is given up: %s", one.id, host, problem)
             return Outcome(label="given_up", state="given_up", problem=problem)
         pause_s = self._pauses_s[letter.attempts]
-        logger.info("webhook of %s to %s: %s; again in %g s", one.id, url, problem, pause_s)
+        logger.info("webhook of %s to %s: %s; again in %g s", one.id, host, problem, pause_s)
         next_at = now_ms() + round(1000 * pause_s)
         return Outcome(label="failed", state="waiting", next_at=next_at, problem=problem)
 

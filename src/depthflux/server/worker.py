@@ -232,13 +232,13 @@ class Worker:
         limits = self._painter.limits
         if not job.control_file:
             return read_image(job.control_url, limits=limits)
-        path = self._media.find(job.control_file)
-        if path is None:
+        data = self._media.read(job.control_file)
+        if data is None:
             raise UnreadableImageError(
                 "control_image: the uploaded picture is no longer here; upload it again.",
                 field="control_image",
             )
-        return read_image(path.read_bytes(), limits=limits)
+        return read_image(data, limits=limits)
 
     def _complete(self, job: Stored, done: Done) -> None:
         if _insist(lambda: self._jobs.complete(job.id, self._start.lease, done)):

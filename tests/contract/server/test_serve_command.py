@@ -225,8 +225,9 @@ def test_a_data_folder_that_cannot_be_is_refused(cli: Call, tmp_path: Path) -> N
 
     result = cli("serve", "--port", "0", "--data-dir", tmp_path / "file" / "data")
 
-    assert result.exit_code == 2
-    assert "cannot write" in result.stderr
+    assert result.exit_code == 3
+    assert "cannot be used" in result.stderr
+    assert "--data-dir" in result.stderr
 
 
 def test_a_data_folder_is_one_server_s_and_nobody_else_s(tmp_path: Path, cli: Call) -> None:

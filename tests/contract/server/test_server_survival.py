@@ -375,6 +375,40 @@ def test_readiness_says_loading_then_ready_then_degraded(start: Start) -> None:
     assert server.wait(accepted["id"])["status"] == "completed"
 
 
+def test_sigterm_ends_the_server_though_the_store_is_locked(start: Start) -> None:
+    server = start(drain_timeout_s=1)
+    id = server.submit("slow 30")["id"]
+    server.until(lambda: server.read(id).get("progress"))
+
+    with closing(
+        sqlite3.connect(server.data_dir / "depthflux.sqlite3", isolation_level=None)
+    ) as other:
+        other.execute("BEGIN IMMEDIATE")
+        before = time.monotonic()
+        code = server.stop()
+        took_s = time.monotonic() - before
+        other.execute("COMMIT")
+
+    assert code == 0
+    assert took_s < 12
+    server.start()
+    assert server.read(id)["status"] == "processing"
+
+
+def test_nothing_is_accepted_into_a_folder_that_is_gone(start: Start) -> None:
+    server = start()
+    server.wait(server.submit()["id"])
+    for path in server.data_dir.glob("depthflux.sqlite3*"):
+        path.unlink()
+
+    refused = server.client.post(
+        SUBMIT, json={"prompt": "paint", "control_image": "https://example.org/a.png"}
+    )
+
+    assert refused.status_code == 503
+    assert "not certain" in refused.json()["message"]
+
+
 def test_a_full_queue_is_refused_with_a_time_to_come_back(start: Start) -> None:
     server = start(max_queued=3)
     server.submit("slow 5")

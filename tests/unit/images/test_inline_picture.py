@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import base64
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
+from image_fixtures import png_chunk
 from PIL import Image
 
 from depthflux.errors import ImageFetchError, UnreadableImageError
-from depthflux.images import ReadLimits, format_of, inline_picture, inspect_picture
+from depthflux.images import (
+    ReadLimits,
+    format_of,
+    inline_picture,
+    inspect_picture,
+    read_image,
+)
 
 SERVER = ReadLimits(allow_files=False)
 
@@ -51,6 +60,7 @@ def test_a_url_holds_none_and_is_asked_by_nobody(url: str) -> None:
         ("http://user:word@example.org/a.png", "user name or password"),
         ("http://example.org\\@127.0.0.1/", "backslash"),
         ("http://exa mple.org/", "space"),
+        ("http://example.org/\ud800", "control character"),
         ("http://example.org:99999/", "host or port"),
         ("http:///a.png", "host or port"),
     ],
@@ -70,6 +80,20 @@ def test_a_url_that_is_never_fetched_is_refused_at_once(url: str, says: str) -> 
 def test_where_files_are_not_read_a_path_is_refused_whether_it_is_there_or_not(text: str) -> None:
     with pytest.raises(UnreadableImageError):
         inline_picture(text, limits=SERVER)
+
+
+@pytest.mark.parametrize("colour_type", [3, 9], ids=["a palette's without it", "no colour type"])
+def test_a_picture_whose_pixels_make_no_sense_is_refused_in_words(colour_type: int) -> None:
+    header = struct.pack(">IIBBBBB", 4, 4, 8, colour_type, 0, 0, 0)
+    pixels = zlib.compress(b"".join(b"\0" + b"\1" * 4 for _ in range(4)))
+    data = b"\x89PNG\r\n\x1a\n" + b"".join(
+        png_chunk(*chunk) for chunk in ((b"IHDR", header), (b"IDAT", pixels), (b"IEND", b""))
+    )
+
+    with pytest.raises(UnreadableImageError) as caught:
+        read_image(data)
+
+    assert "0x" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

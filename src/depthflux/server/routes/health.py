@@ -15,6 +15,7 @@ from depthflux.server.routes.telling import REFUSALS
 router = APIRouter(tags=["health"])
 
 
+@router.head("/livez", include_in_schema=False)
 @router.get(
     "/livez",
     response_class=PlainTextResponse,
@@ -26,6 +27,7 @@ async def livez() -> PlainTextResponse:
     return PlainTextResponse("ok\n")
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get(
     "/readyz",
     response_model=Readiness,

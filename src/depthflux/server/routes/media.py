@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path as FilePath
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Request
-from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 
 from depthflux.images import MEDIA_TYPES, format_of
@@ -27,8 +26,6 @@ from depthflux.server.routes.telling import REFUSALS, answer
 router = APIRouter(responses=REFUSALS, tags=["media"])
 files = APIRouter(responses=REFUSALS, tags=["media"])
 
-#: Enough to tell the three formats apart.
-_SIGNATURE_BYTES = 16
 #: A picture at an address never changes; whoever has it need not ask again within a day.
 _CACHE = "private, max-age=86400, immutable"
 
@@ -95,41 +92,32 @@ async def redeem(
     secret: Annotated[str, Path(description="The end of the ticket's address.", max_length=64)],
 ) -> Response:
     """Take in a picture's bytes; knowing the address is the permission."""
-    data = await read_bytes(request, service.limits.max_bytes)
-    await service.write(service.intake.redeem, secret, data)
+    # Before the body is read: without a ticket nobody sends us megabytes.
+    ticket = await run_in_threadpool(service.intake.find_ticket, secret)
+    data = await read_bytes(request, ticket.size)
+    await service.write(service.intake.redeem, ticket, data)
     return Response(status_code=200)
 
 
 @files.head("/media/{name}", include_in_schema=False)
 @files.get(
     "/media/{name}",
-    response_class=FileResponse,
+    response_class=Response,
     summary="A picture",
     openapi_extra=NO_KEY,
     responses={
-        200: {
-            "description": "The file.",
-            "content": {kind: {} for kind in MEDIA_TYPES.values()},
-        }
+        200: {"description": "The file.", "content": {kind: {} for kind in MEDIA_TYPES.values()}}
     },
 )
 async def picture(
     service: Served,
     name: Annotated[str, Path(description="The end of the picture's address.", max_length=64)],
-) -> FileResponse:
+) -> Response:
     """A finished picture or an upload; knowing the address is the permission."""
-    path = await run_in_threadpool(service.media.find, name)
-    kind = await run_in_threadpool(_kind_of, path) if path is not None else None
-    if path is None or kind is None:
+    # Whole: it has some megabytes at most, and one that is deleted meanwhile is whole or 404.
+    data = await run_in_threadpool(service.media.read, name)
+    found = format_of(data) if data is not None else None
+    if data is None or found is None:
         raise NotFoundError("there is no such picture; pictures are kept for some days.")
-    return FileResponse(path, media_type=kind, headers={"Cache-Control": _CACHE})
-
-
-def _kind_of(path: FilePath) -> str | None:
-    """The media type by the file's first bytes; its name says what a client has called it."""
-    try:
-        with path.open("rb") as file:
-            found = format_of(file.read(_SIGNATURE_BYTES))
-    except FileNotFoundError:  # deleted just now
-        return None
-    return MEDIA_TYPES[found] if found else None
+    # By its first bytes: its name says what a client has called it.
+    return Response(data, media_type=MEDIA_TYPES[found], headers={"Cache-Control": _CACHE})

@@ -31,6 +31,7 @@ from depthflux.server.documents import (
     ServedEnvelope,
 )
 from depthflux.server.errors import DrainingError
+from depthflux.server.names import is_id
 from depthflux.server.openapi import json_body
 from depthflux.server.reading import read_document, read_object
 from depthflux.server.routes.asking import Base, Owner, Served
@@ -77,21 +78,21 @@ async def submit(
     service.take_token(owner)
     most = int(service.limits.max_bytes * _BASE64_FACTOR) + _FIELDS_BYTES
     fields = await read_object(request, most)
-    asked, one, is_new = await service.write(
+    one, is_new = await service.write(
         service.intake.take, fields, webhook, owner=owner, base=base, key=key
     )
     if is_new:
         service.wake()
     # After the worker was woken: it has begun while the disk is written.
-    if asked.request.enable_sync_mode:
+    if one.fields["enable_sync_mode"]:
         answering = asyncio.create_task(_answer_when_over(service, one.id, owner, base))
         try:
-            await run_in_threadpool(service.intake.keep, one, asked)
+            await run_in_threadpool(service.intake.keep, one)
         except BaseException:
             answering.cancel()
             raise
         return await answering
-    await run_in_threadpool(service.intake.keep, one, asked)
+    await run_in_threadpool(service.intake.keep, one)
     return await _show(service, one, base)
 
 
@@ -147,7 +148,9 @@ async def list_by_query(
 async def delete_several(request: Request, service: Served, owner: Owner) -> JSONResponse:
     """Delete predictions with their pictures; running ones are stopped, unknown ids passed over."""
     query = read_document(await read_object(request), DeleteQuery)
-    removed = await service.write(service.remove, query.ids, owner)
+    # What is no id is nobody's.
+    ids = [id for id in query.ids if is_id(id)]
+    removed = await service.write(service.remove, ids, owner)
     _stop(service, removed)
     return answer(DeleteData(deleted_count=len(removed)))
 
@@ -216,7 +219,7 @@ async def _list(service: Service, owner: str, base: str, fields: dict[str, Any])
             page=query.page,
             page_size=query.page_size,
             total=page.total,
-            items=[service.show(one, base, with_input=True) for one in page.items],
+            items=[service.show_in_list(one, base) for one in page.items],
         )
 
     return answer(await run_in_threadpool(find))
