@@ -34,6 +34,7 @@ from train_demo.scores import (
     depth_edge_correlation,
     edge_correlation,
     explained_by_regions,
+    objects_filled,
     signal_to_noise,
     staircase,
     summary,
@@ -42,8 +43,10 @@ from train_demo.scores import (
 SCALES = (0.0, 0.5, 1.0, 1.5)
 STEPS = 16
 SIDE = 512
-# From black to white; 128 is where a cast shows most.
-GREYS = (0, 32, 64, 96, 128, 160, 192, 224, 255)
+# The hosted endpoint's default size on the model's grid.
+LARGE_WIDTH, LARGE_HEIGHT, LARGE_SCENES = 864, 1632, 18
+# From black to white; about 127 the latents jump, so greys are hardest there (see `plain`).
+GREYS = (0, 32, 64, 96, 126, 127, 128, 160, 192, 224, 255)
 
 Scores = dict[str, list[float]]
 
@@ -128,6 +131,17 @@ def unseen_cases(count: int) -> list[Case]:
     return cases
 
 
+def large_cases(count: int) -> list[Case]:
+    """As many tall scenes that no stage has seen, a third each with one, two and three objects."""
+    cases = []
+    for index in range(count):
+        seed = HELD_OUT_SEED + 2000 + index
+        aspect = LARGE_WIDTH / LARGE_HEIGHT
+        scene = sample_scene(random.Random(seed), aspect=aspect, count=1 + index % 3)
+        cases.append(Case(scene, render(scene, LARGE_HEIGHT, LARGE_WIDTH), seed))
+    return cases
+
+
 def score_structure(picture: Tensor, case: Case, scores: Scores) -> None:
     """Adds structure and colours of one picture, judged by the case's exact regions."""
     region = case.picture.region
@@ -137,6 +151,7 @@ def score_structure(picture: Tensor, case: Case, scores: Scores) -> None:
     scores["colour_sky"] += map(float, right["sky"])
     scores["colour_floor"] += map(float, right["floor"])
     scores[f"colour_objects_of_{len(case.scene.solids)}"] += map(float, right["object"])
+    scores["objects_filled"] += objects_filled(picture, region, case.scene)
     for name, value in colours_present(picture, case.scene).items():
         scores[f"present_{name}"].append(value)
 
@@ -184,6 +199,27 @@ def measure_pictures(demo: Demo, cases: list[Case]) -> dict[str, object]:
     report["other_scene"] = measure_reference(demo, cases, 3)
     report["chance_of_a_colour"] = 1 / len(COLOURS)
     return report
+
+
+def measure_large(demo: Demo, cases: list[Case]) -> dict[str, object]:
+    """Structure and colour on large canvases at control_scale 1, with two references."""
+    demo.set_scale(1.0)
+    made, ray_cast, other = (defaultdict(list) for _ in range(3))
+    for index, case in enumerate(cases):
+        prompt = canonical_prompt(case.scene.words())
+        score_structure(demo.draw(prompt, case.control, case.seed, STEPS), case, made)
+        score_structure(case.picture.colour, case, ray_cast)
+        score_structure(cases[(index + 3) % len(cases)].picture.colour, case, other)
+    return {
+        "setting": {
+            "scenes": len(cases),
+            "size": f"{LARGE_WIDTH}x{LARGE_HEIGHT}",
+            "steps": STEPS,
+        },
+        "control_scale_1.0": summaries(made),
+        "ray_cast": summaries(ray_cast),
+        "other_scene": summaries(other),
+    }
 
 
 def measure_depth(demo: Demo, cases: list[Case]) -> dict[str, object]:
@@ -247,7 +283,7 @@ def measure_speed(demo: Demo, case: Case, threads: int) -> dict[str, float]:
     demo.set_scale(1.0)
     prompt = canonical_prompt(case.scene.words())
     report = {"load_s": demo.load_s, "threads": float(threads)}
-    for width, height in ((SIDE, SIDE), (864, 1632)):
+    for width, height in ((SIDE, SIDE), (LARGE_WIDTH, LARGE_HEIGHT)):
         control = case.control.resize((width, height))
         demo.draw(prompt, control, 0, steps=1)
         started = time.perf_counter()
@@ -275,6 +311,7 @@ def measure(folder: Path, report: Path, *, count: int, threads: int) -> None:
         "vae": measure_vae(demo, cases),
         "depth_estimator": measure_depth(demo, cases),
         "pictures": measure_pictures(demo, cases),
+        "large_canvas": measure_large(demo, large_cases(LARGE_SCENES)),
         "speed": measure_speed(demo, cases[0], threads),
     }
     report.parent.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,8 @@ from train_demo.scenes import Scene
 _BLUR = 9
 """Side in pixels of the box that blurs edges; an edge off by less than half of it still counts."""
 
+_CELL = 8
+
 # A surface shows its colour times its brightness: from full shade to full light.
 _SHADES = torch.linspace(0.45, 1.1, 14)
 _RESAMPLES = 2000
@@ -102,6 +104,29 @@ def colours_right(picture: Tensor, region: Tensor, scene: Scene) -> dict[str, li
     return right
 
 
+def objects_filled(picture: Tensor, region: Tensor, scene: Scene) -> list[float]:
+    """How whole each object is: the share of its inside that bears the colour asked for.
+
+    Looked at in cells of 8 by 8 pixels that lie wholly within the object, averaged: a hole or a
+    notch shows another colour there, a soft border does not count. An object without such a cell
+    has no entry.
+
+    Args:
+        picture: float32 [3, H, W], 0..1.
+        region: uint8 [H, W].
+        scene: what was asked for.
+    """
+    cells = functional.avg_pool2d(picture[None], _CELL)[0]
+    shares = []
+    for index, solid in enumerate(scene.solids):
+        covered = (region == FIRST_OBJECT_REGION + index).float()
+        inside = functional.avg_pool2d(covered[None], _CELL)[0] == 1
+        if inside.any():
+            names = named_colours(cells[:, inside].T)
+            shares.append(names.count(solid.colour) / len(names))
+    return shares
+
+
 def colours_present(picture: Tensor, scene: Scene) -> dict[str, float]:
     """Without control: are the colours asked for in the picture at all, wherever they are?
 
@@ -110,7 +135,7 @@ def colours_present(picture: Tensor, scene: Scene) -> dict[str, float]:
         "object": share of objects whose colour covers at least 1 % of the picture;
         "asked": share of all pixels that bear one of the names asked for.
     """
-    small = functional.avg_pool2d(picture[None], 8)[0]
+    small = functional.avg_pool2d(picture[None], _CELL)[0]
     names = named_colours(small.flatten(1).T)
     asked = {scene.sky, scene.floor, *(solid.colour for solid in scene.solids)}
     tenth = picture.shape[1] // 10
