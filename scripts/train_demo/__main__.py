@@ -1,7 +1,8 @@
-"""Runs the stages in order: scenes, text, vae, latents, base, control, depth, measure, sheet.
+"""Runs the stages in their order, which --help names: from drawing scenes to the contact sheet.
 
-    scripts/train-demo                     everything, about three and a half hours on one core
+    scripts/train-demo                     everything, about four and a half hours on one core
     scripts/train-demo base control        only these stages, from what lies in the work folder
+    scripts/train-demo scenes polish-vae   goes on with the decoder that lies in the output folder
     scripts/train-demo --pace 0.01         a dry run
 
 Every stage is seeded, trains for a fixed time, can be stopped and started again, and puts its
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, FluxTransformer2DModel
+from safetensors.torch import load_file
 from transformers import CLIPTextModel, T5EncoderModel
 
 from train_demo.architecture import (
@@ -31,11 +33,13 @@ from train_demo.architecture import (
     write_untrained,
 )
 from train_demo.base import Captions, initialise, train_base
-from train_demo.control import lora_state, train_control, with_control
+from train_demo.control import POLISH_COURSE, load_lora, lora_state, train_control, with_control
 from train_demo.depth import Snapshots, train_depth
 from train_demo.latents import LatentShelf, encode_shelf, open_latents
 from train_demo.measure import measure
 from train_demo.pictures import SHELVES, Shelf, Stored, draw_shelf, open_shelf
+from train_demo.plain import PlainPictures
+from train_demo.polish import polish_decoder
 from train_demo.sheet import contact_sheet, write_examples
 from train_demo.text import Codes, Encoders, Lessons, probe, train_text
 from train_demo.vae import (
@@ -58,7 +62,16 @@ _PROBE_SEED = 10_000_000
 _PROBE_GATE = 0.99
 
 # Minutes of one core for each stage that trains. Source: docs/demo-model.md.
-MINUTES = {"text": 3, "vae": 21, "vae_outer": 40, "base": 44, "control": 46, "depth": 20}
+MINUTES = {
+    "text": 3,
+    "vae": 21,
+    "vae_outer": 40,
+    "polish-vae": 27,
+    "base": 44,
+    "control": 46,
+    "polish-control": 20,
+    "depth": 20,
+}
 
 
 class Workshop:
@@ -82,7 +95,10 @@ class Workshop:
     def latent_shelf(self, name: str, *, control: bool) -> LatentShelf:
         """A latent shelf; "small-a" is "square-a" at half size."""
         return open_latents(
-            SHELF[name.replace("small", "square")], self.latents / name, control=control
+            SHELF[name.replace("small", "square")],
+            self.latents / name,
+            control=control,
+            pictures=self.pictures,
         )
 
     def encoders(self) -> Encoders:
@@ -132,8 +148,20 @@ def vae(shop: Workshop) -> None:
     even_channels(model, picture_spread(model, *shop.shelves(("square-a",))[0]))
     tidy_first_level(model)
     fine = FineCrops(model, *shop.shelves(("fine",))[0], shop.seed)
-    model = train_outer(model, fine, shop.work / "vae_outer.pt", shop.budget_s("vae_outer"))
+    plain = PlainPictures(model, shop.seed)
+    model = train_outer(model, fine, plain, shop.work / "vae_outer.pt", shop.budget_s("vae_outer"))
     write_module(model, shop.out / "vae")
+
+
+def polish_vae(shop: Workshop) -> None:
+    """Goes on with the shipped decoder, for greys and corners; its encoder stays."""
+    model = build_vae(SIZE, 16).eval()
+    model.load_state_dict(load_file(shop.out / "vae/diffusion_pytorch_model.safetensors"))
+    model.to(memory_format=torch.channels_last)
+    fine = FineCrops(model, *shop.shelves(("fine",))[0], shop.seed + 1)
+    plain = PlainPictures(model, shop.seed + 1)
+    path, budget_s = shop.work / "polish_vae.pt", shop.budget_s("polish-vae")
+    write_module(polish_decoder(model, fine, plain, path, budget_s), shop.out / "vae")
 
 
 def latents(shop: Workshop) -> None:
@@ -171,6 +199,24 @@ def control(shop: Workshop) -> None:
     write_lora(lora_state(trained), shop.out)
 
 
+def polish_control(shop: Workshop) -> None:
+    """Goes on with the shipped control LoRA, mostly on large canvases."""
+    frozen = FluxTransformer2DModel.from_pretrained(
+        shop.out / "transformer", torch_dtype=torch.float32
+    )
+    model, captions = with_control(frozen, SIZE.lora_rank), Captions(shop.encoders(), shop.seed + 2)
+    load_lora(model, load_file(shop.out / "control_lora.safetensors"))
+    trained = train_control(
+        model,
+        captions,
+        partial(shop.latent_shelf, control=True),
+        shop.work / "polish_control.pt",
+        shop.budget_s("polish-control"),
+        POLISH_COURSE,
+    )
+    write_lora(lora_state(trained), shop.out)
+
+
 def depth(shop: Workshop) -> None:
     """Trains the depth estimator."""
     snapshots = Snapshots(shop.shelves(("square-a", "square-b", "tall", "wide")), shop.seed)
@@ -199,13 +245,23 @@ STAGES: dict[str, Callable[[Workshop], None]] = {
     "scenes": scenes,
     "text": text,
     "vae": vae,
+    "polish-vae": polish_vae,
     "latents": latents,
     "base": base,
     "control": control,
+    "polish-control": polish_control,
     "depth": depth,
     "measure": measured,
     "sheet": sheet,
 }
+
+
+def note_training(out: Path, stage: str, seconds: float) -> None:
+    """Adds a stage's time to demo.json; what the card says of other stages stays."""
+    path = out / "demo.json"
+    known = json.loads(path.read_text(encoding="utf-8")).get("training", {})
+    times = {**known.get("seconds", {}), stage: seconds}
+    write_card(out, {**known, "trained": True, "seconds": times})
 
 
 def main() -> None:
@@ -247,7 +303,8 @@ def main() -> None:
         STAGES[stage](shop)
         took[stage] = round(time.monotonic() - started, 1)
         log.write_text(json.dumps(took, indent=2) + "\n")
-        write_card(arguments.out, {"trained": True, "seconds": took})
+        if stage in MINUTES:
+            note_training(arguments.out, stage, took[stage])
 
 
 if __name__ == "__main__":

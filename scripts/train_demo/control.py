@@ -7,6 +7,7 @@ there is no dropout of the control; the LoRA is trained at all scales from .5 to
 import random
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -75,11 +76,32 @@ def lora_state(model: FluxTransformer2DModel) -> dict[str, Tensor]:
     return state
 
 
-def control_batch(captions: Captions, shelf: LatentShelf, count: int) -> Batch:
-    """Random pictures of one shelf with their prompts and depth latents."""
+@torch.no_grad()
+def load_lora(model: FluxTransformer2DModel, state: dict[str, Tensor]) -> None:
+    """Sets the deltas of `with_control` to a LoRA in diffusers' layout, the inverse of lora_state.
+
+    Raises:
+        KeyError: the LoRA lacks a linear of the model.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, LowRank):
+            target = name.removesuffix(".parametrizations.weight.0")
+            module.down.copy_(state[f"transformer.{target}.lora_A.weight"])
+            module.up.copy_(state[f"transformer.{target}.lora_B.weight"])
+
+
+def control_batch(captions: Captions, shelf: LatentShelf, count: int, emphasis: float) -> Batch:
+    """Random pictures of one shelf with their prompts and depth latents.
+
+    An object's tokens count `emphasis` times as much as others; the mean weight is one.
+    """
     picks = shelf.pick(count, captions.random)
     states, pooled = captions.encode(shelf, picks)
-    return Batch(shelf.pictures(picks), states, pooled, shelf.controls(picks))
+    weights = None
+    if emphasis != 1:
+        weights = 1 + (emphasis - 1) * shelf.objects(picks).float()
+        weights = weights / weights.mean()
+    return Batch(shelf.pictures(picks), states, pooled, shelf.controls(picks), weights)
 
 
 # A quarter of the tokens first, as for the base. The last part also sees large canvases: with more
@@ -102,6 +124,36 @@ CONTROL_PHASES = (
         16,
     ),
 )
+# Goes on from trained deltas: most of the time on large canvases, with enough square ones that they
+# are not forgotten.
+POLISH_PHASES = (
+    Phase(
+        1.01,
+        {"square-a": 0.2, "tall": 0.05, "portrait": 0.12, "large": 0.15, "poster": 0.48},
+        16,
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Course:
+    """How the deltas are trained.
+
+    Attributes:
+        phases: what is seen when.
+        rate: AdamW's, at its peak.
+        emphasis: how much more the tokens of objects count than those of floor and sky.
+    """
+
+    phases: tuple[Phase, ...]
+    rate: float
+    emphasis: float
+
+
+FIRST_COURSE = Course(CONTROL_PHASES, rate=1.2e-3, emphasis=1.0)
+# Objects are a tenth of a tall picture, and it is they that had holes.
+POLISH_COURSE = Course(POLISH_PHASES, rate=4e-4, emphasis=4.0)
+
 # Pictures a step where a picture is dear, so that all steps take about as long.
 _FEWER = {"portrait": 5, "large": 3, "poster": 2}
 
@@ -112,17 +164,19 @@ def train_control(
     shelf_of: Callable[[str], LatentShelf],
     checkpoint: Path,
     budget_s: float,
+    course: Course = FIRST_COURSE,
 ) -> FluxTransformer2DModel:
     """Trains the deltas of `with_control` until the time is used; returns the averaged model."""
-    trainer = Trainer(model, [], muon=0.0, adamw=1.2e-3, decay=0.995, budget_s=budget_s)
+    trainer = Trainer(model, [], muon=0.0, adamw=course.rate, decay=0.995, budget_s=budget_s)
     trainer.resume(checkpoint)
     rng, seen = random.Random(trainer.steps), []
     while (share := trainer.share) < 1:
-        phase = next(phase for phase in CONTROL_PHASES if share < phase.until)
+        phase = next(phase for phase in course.phases if share < phase.until)
         name = rng.choices(list(phase.shelves), weights=list(phase.shelves.values()))[0]
         set_scale(model, rng.uniform(_LOWEST_SCALE, _HIGHEST_SCALE))
         count = _FEWER.get(name, phase.count)
-        loss = flow_loss(model, control_batch(captions, shelf_of(name), count)).mean()
+        batch = control_batch(captions, shelf_of(name), count, course.emphasis)
+        loss = flow_loss(model, batch).mean()
         trainer.step(loss)
         seen.append(loss.item())
         if trainer.steps % 50 == 0:

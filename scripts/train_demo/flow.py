@@ -29,12 +29,14 @@ class Batch:
         states: float32 [B, 32, 128], T5's.
         pooled: float32 [B, 128], CLIP's.
         control: float32 [B, 16, h, w], depth maps, or None for the base.
+        weights: float32 [B, h/2 * w/2], how much each token's error counts, or None for all alike.
     """
 
     latents: Tensor
     states: Tensor
     pooled: Tensor
     control: Tensor | None = None
+    weights: Tensor | None = None
 
 
 def pack(latents: Tensor) -> Tensor:
@@ -110,7 +112,10 @@ def flow_loss(
     if batch.control is not None:
         noisy = torch.cat([noisy, pack(batch.control)], dim=-1)
     answer = velocity(transformer, noisy, levels, batch, positions(*batch.latents.shape[-2:]))
-    return (answer - (noise - clean)).square().mean(dim=(1, 2))
+    error = (answer - (noise - clean)).square().mean(dim=2)
+    if batch.weights is not None:
+        error = error * batch.weights
+    return error.mean(dim=1)
 
 
 @torch.no_grad()

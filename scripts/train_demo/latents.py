@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from train_demo.architecture import LATENT_CHANNELS
 from train_demo.pictures import Shelf, Stored, open_shelf
+from train_demo.render import FIRST_OBJECT_REGION
 from train_demo.scenes import Scene, mirrored
 from train_demo.vae import pooled_moments
 
@@ -32,6 +33,7 @@ class LatentShelf:
         colour: float16 [N, sides, 16, h, w], means.
         control: the same for depth maps, or None if not encoded.
         done: how many scenes are encoded.
+        region: uint8 [N, H, W] of the drawn pictures, or None where nobody asked for it.
     """
 
     shelf: Shelf
@@ -39,6 +41,7 @@ class LatentShelf:
     colour: NDArray[np.float16]
     control: NDArray[np.float16] | None
     done: int
+    region: NDArray[np.uint8] | None = None
 
     def scene(self, index: int, *, mirror: bool) -> Scene:
         """The scene of one picture."""
@@ -57,6 +60,19 @@ class LatentShelf:
         """Latents float32 [B, 16, h, w] of depth maps."""
         assert self.control is not None
         return _gather(self.control, picks)
+
+    def objects(self, picks: list[tuple[int, bool]]) -> Tensor:
+        """Which tokens bool [B, h/2 * w/2] hold a piece of an object or touch one that does."""
+        assert self.region is not None
+        token = 2 * self.shelf.height // self.colour.shape[-2]
+        planes = [torch.from_numpy(self.region[index].copy()) for index, _ in picks]
+        flipped = [
+            plane.flip(-1) if mirror else plane
+            for plane, (_, mirror) in zip(planes, picks, strict=True)
+        ]
+        covered = (torch.stack(flipped)[:, None] >= FIRST_OBJECT_REGION).float()
+        tokens = functional.max_pool2d(covered, token)
+        return functional.max_pool2d(tokens, 3, stride=1, padding=1).flatten(1) > 0
 
 
 def _gather(array: NDArray[np.float16], picks: list[tuple[int, bool]]) -> Tensor:
@@ -142,17 +158,21 @@ def _softened(picture: Tensor, rng: random.Random) -> Tensor:
     return (soft + waves).clamp(-1, 1)
 
 
-def open_latents(shelf: Shelf, home: Path, *, control: bool) -> LatentShelf:
+def open_latents(
+    shelf: Shelf, home: Path, *, control: bool, pictures: Path | None = None
+) -> LatentShelf:
     """The latents of a shelf, read only; it may still be growing, `done` says how far it goes.
 
     Args:
         shelf: where the scenes come from.
         home: folder of this latent shelf.
         control: whether depth maps are wanted too.
+        pictures: folder of drawn shelves, if it is to be known where the objects are.
     """
     colour = np.load(home / "colour.npy", mmap_mode="r")
     done = int((home / "colour.txt").read_text())
     depth = np.load(home / "control.npy", mmap_mode="r") if control else None
     if control:
         done = min(done, int((home / "control.txt").read_text()))
-    return LatentShelf(shelf, colour.shape[1], colour, depth, done)
+    region = open_shelf(shelf, pictures).region if pictures else None
+    return LatentShelf(shelf, colour.shape[1], colour, depth, done, region)

@@ -51,7 +51,7 @@ SHELVES = (
     Shelf("tall", 352, 176, 900, 200_000),
     Shelf("wide", 176, 352, 500, 300_000),
     Shelf("portrait", 608, 320, 400, 400_000),
-    Shelf("poster", 832, 432, 120, 600_000),
+    Shelf("poster", 832, 432, 400, 600_000),
     Shelf("large", 512, 512, 150, 700_000),
     Shelf("fine", 512, 512, 400, 500_000),
     Shelf("held-out", 256, 256, 128, HELD_OUT_SEED),

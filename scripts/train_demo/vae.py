@@ -21,14 +21,12 @@ from torch.nn import functional
 from train_demo.architecture import LATENT_CHANNELS
 from train_demo.optimisation import Trainer
 from train_demo.pictures import Shelf, Stored
+from train_demo.plain import PlainPictures
 
 _DEPTH_SHARE = 0.25
 """Depth maps are a quarter of what the autoencoder learns on: the control passes through it too."""
 
-# The second part's companions: in a picture of one colour group norms see no variance but that of
-# the zero padding, and turn it into casts and wrong corners unless they learn not to. How large
-# such a picture is decides what they see, so all sizes come up: (height, width), share.
-_PLAIN_SIZES = (((128, 128), 3), ((256, 256), 3), ((176, 352), 2), ((512, 512), 2), ((832, 432), 1))
+# A plain picture goes with every scene of the second part; `plain` says why.
 _PLAIN_WEIGHT = 0.5
 
 # Weight of the divergence from a unit Gaussian, per latent value: keeps the latents Gaussian-like.
@@ -198,7 +196,7 @@ def picture_loss(made: Tensor, wanted: Tensor, *, square: float) -> Tensor:
     )
 
 
-def _decibels(made: Tensor, wanted: Tensor) -> float:
+def decibels(made: Tensor, wanted: Tensor) -> float:
     """Peak signal-to-noise ratio of two batches in -1..1."""
     return -10 * torch.log10((made.detach().clamp(-1, 1) - wanted).square().mean() / 4).item()
 
@@ -250,7 +248,7 @@ def train_inner(
         if trainer.steps % 50 == 0:
             print(
                 f"{trainer.steps} share {share:.3f} loss {loss.item():.4f}"
-                f" psnr {_decibels(made, wanted):.2f} kl {divergence.item():.2f}"
+                f" psnr {decibels(made, wanted):.2f} kl {divergence.item():.2f}"
             )
         if trainer.steps % 200 == 0:
             trainer.save(checkpoint)
@@ -302,33 +300,15 @@ class FineCrops:
             self.known[index, depth] = pooled_moments(self.vae, pooled)
         return picture, self.known[index, depth]
 
-    @torch.no_grad()
-    def plain(self) -> tuple[Tensor, Tensor]:
-        """Latents [1, 16, H/16, W/16] and picture [1, 3, H, W] of one colour or an even ramp."""
-        sizes, shares = zip(*_PLAIN_SIZES, strict=True)
-        height, width = self.random.choices(sizes, weights=shares)[0]
-        kind = self.random.random()
-        first, last = torch.rand(2, 3, 1, 1) * 2 - 1
-        if kind < 0.75:  # grey; the rest is coloured
-            first, last = first[:1].expand(3, 1, 1), last[:1].expand(3, 1, 1)
-        if 0.2 < kind < 0.9:  # of one colour; the rest is a ramp
-            last = first
-        along = torch.linspace(0, 1, height)[:, None].expand(height, width)
-        if self.random.random() < 0.5:
-            along = torch.linspace(0, 1, width)[None].expand(height, width)
-        picture = torch.lerp(first.expand(3, height, width), last.expand(3, height, width), along)
-        mean, log_variance = pooled_moments(self.vae, functional.avg_pool2d(picture[None], 2))
-        return mean + torch.randn_like(mean) * (0.5 * log_variance).exp(), picture[None]
-
 
 # Group norms see whole pictures in use but crops in training; the last crops are therefore whole.
 OUTER_PACE = (Pace(0.5, 4, 12), Pace(1.01, 1, 32))
 
 
-def train_outer(
-    vae: AutoencoderKL, crops: FineCrops, checkpoint: Path, budget_s: float
-) -> AutoencoderKL:
-    """Trains the decoder at full size, `side` in latent cells; returns the averaged model."""
+def decoder_trainer(
+    vae: AutoencoderKL, budget_s: float, *, muon: float, adamw: float, decay: float
+) -> Trainer:
+    """The optimisers of the decoder alone: Muon for 3x3 convolutions, AdamW for the rest."""
     vae.encoder.requires_grad_(False)
     vae.decoder.requires_grad_(True)
     matrices = [
@@ -336,19 +316,26 @@ def train_outer(
         for name, parameter in vae.decoder.named_parameters()
         if name.endswith(("conv1.weight", "conv2.weight", "samplers.0.conv.weight"))
     ]
-    trainer = Trainer(vae, matrices, muon=2.5e-3, adamw=1.2e-3, decay=0.99, budget_s=budget_s)
+    return Trainer(vae, matrices, muon=muon, adamw=adamw, decay=decay, budget_s=budget_s)
+
+
+def train_outer(
+    vae: AutoencoderKL, crops: FineCrops, plain: PlainPictures, checkpoint: Path, budget_s: float
+) -> AutoencoderKL:
+    """Trains the decoder at full size, `side` in latent cells; returns the averaged model."""
+    trainer = decoder_trainer(vae, budget_s, muon=2.5e-3, adamw=1.2e-3, decay=0.99)
     trainer.resume(checkpoint)
     while (share := trainer.share) < 1:
         pace = next(pace for pace in OUTER_PACE if share < pace.until)
         latents, wanted = crops.batch(pace.count, pace.side)
         made = vae.decode(latents, return_dict=False)[0]
         loss = picture_loss(made, wanted, square=1.0)
-        plain_latents, plain = crops.plain()
+        plain_latents, plain_wanted = plain.batch()
         made_plain = vae.decode(plain_latents, return_dict=False)[0]
-        loss = loss + _PLAIN_WEIGHT * picture_loss(made_plain, plain, square=4.0)
+        loss = loss + _PLAIN_WEIGHT * picture_loss(made_plain, plain_wanted, square=4.0)
         trainer.step(loss, flat=0.4)
         if trainer.steps % 25 == 0:
-            error = _decibels(made, wanted), _decibels(made_plain, plain)
+            error = decibels(made, wanted), decibels(made_plain, plain_wanted)
             print(
                 f"{trainer.steps} share {share:.3f} loss {loss.item():.4f}"
                 f" psnr {error[0]:.2f} plain {error[1]:.2f}"
