@@ -11,6 +11,7 @@ weights into the output folder when it is done, so that folder is a loadable pip
 
 import argparse
 import json
+import shutil
 import time
 from collections.abc import Callable
 from functools import partial
@@ -33,7 +34,14 @@ from train_demo.architecture import (
     write_untrained,
 )
 from train_demo.base import Captions, initialise, train_base
-from train_demo.control import POLISH_COURSE, load_lora, lora_state, train_control, with_control
+from train_demo.control import (
+    POLISH_COURSE,
+    load_lora,
+    lora_state,
+    midway,
+    train_control,
+    with_control,
+)
 from train_demo.depth import Snapshots, train_depth
 from train_demo.latents import LatentShelf, encode_shelf, open_latents
 from train_demo.measure import measure
@@ -69,7 +77,7 @@ MINUTES = {
     "polish-vae": 27,
     "base": 44,
     "control": 46,
-    "polish-control": 20,
+    "polish-control": 15,
     "depth": 20,
 }
 
@@ -205,7 +213,12 @@ def polish_control(shop: Workshop) -> None:
         shop.out / "transformer", torch_dtype=torch.float32
     )
     model, captions = with_control(frozen, SIZE.lora_rank), Captions(shop.encoders(), shop.seed + 2)
-    load_lora(model, load_file(shop.out / "control_lora.safetensors"))
+    # Kept beside the checkpoint, so that a second call after the end starts from the same one.
+    start = shop.work / "polish_control_start.safetensors"
+    if not start.exists():
+        shutil.copyfile(shop.out / "control_lora.safetensors", start)
+    before = load_file(start)
+    load_lora(model, before)
     trained = train_control(
         model,
         captions,
@@ -214,7 +227,7 @@ def polish_control(shop: Workshop) -> None:
         shop.budget_s("polish-control"),
         POLISH_COURSE,
     )
-    write_lora(lora_state(trained), shop.out)
+    write_lora(midway(before, lora_state(trained)), shop.out)
 
 
 def depth(shop: Workshop) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from diffusers import AutoencoderKL
 from PIL import Image
 
 import depthflux
@@ -92,3 +94,19 @@ def test_the_depth_maps_borders_are_the_pictures_borders(
     assert border.sum() > 300
     assert contrast(painted["first"]) > 4
     assert contrast(painted["first"]) > 2 * contrast(painted["unguided"])
+
+
+@pytest.mark.parametrize("level", [0, 96, 126, 128, 255])
+def test_a_plain_grey_comes_back_grey_up_to_its_corners(level: int) -> None:
+    """docs/demo-model.md says how well; before the decoder was polished 126 came back red."""
+    vae = AutoencoderKL.from_pretrained(demo_folder() / "vae", torch_dtype=torch.float32)
+    grey = torch.full((1, 3, 512, 512), level / 127.5 - 1)
+
+    with torch.no_grad():
+        made = vae.decode(vae.encode(grey).latent_dist.mean).sample[0].clamp(-1, 1)
+
+    levels = (made + 1) * 127.5
+    means = levels.mean(dim=(1, 2))
+    assert (levels - level).abs().mean() < 1.5
+    assert means.max() - means.min() < 2.5
+    assert (levels - level).abs().max() < 15

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 
@@ -11,8 +12,15 @@ import torch
 from diffusers import AutoencoderKL, FluxTransformer2DModel
 from torch import nn
 
-from train_demo.architecture import SIZES, build_transformer, build_vae, untrained_lora
-from train_demo.control import load_lora, lora_state, with_control
+from train_demo.__main__ import note_training
+from train_demo.architecture import (
+    SIZES,
+    build_transformer,
+    build_vae,
+    untrained_lora,
+    write_card,
+)
+from train_demo.control import load_lora, lora_state, midway, with_control
 from train_demo.flow import Batch, flow_loss
 from train_demo.latents import LatentShelf
 from train_demo.pictures import Shelf, Stored
@@ -159,6 +167,12 @@ def test_a_lora_comes_back_as_it_was_put_in(transformer: FluxTransformer2DModel)
     assert all(torch.equal(again[name], state[name]) for name in state)
 
 
+def test_midway_lies_between_two_loras() -> None:
+    first, second = {"a": torch.zeros(2, 2)}, {"a": torch.full((2, 2), 3.0).half()}
+
+    assert torch.equal(midway(first, second)["a"], torch.full((2, 2), 1.5))
+
+
 def test_a_token_of_weight_nothing_does_not_count(transformer: FluxTransformer2DModel) -> None:
     generator = torch.Generator().manual_seed(2)
     latents = torch.randn(1, 16, 8, 8, generator=generator)
@@ -190,3 +204,12 @@ def test_the_tokens_of_objects_are_known_in_the_mirror_too() -> None:
 
     assert torch.equal(plain, mirrored.flip(-1))
     assert plain.nonzero().tolist() == [[row, column] for row in (1, 2, 3) for column in (0, 1)]
+
+
+def test_a_stage_adds_its_time_to_the_card_and_keeps_what_it_says_of_others(tmp_path: Path) -> None:
+    write_card(tmp_path, {"trained": True, "recipe": "there", "seconds": {"vae": 7}})
+
+    note_training(tmp_path, "polish-vae", 3.0)
+
+    training = json.loads((tmp_path / "demo.json").read_text(encoding="utf-8"))["training"]
+    assert training == {"trained": True, "recipe": "there", "seconds": {"vae": 7, "polish-vae": 3}}
