@@ -140,7 +140,8 @@ class GroupFlush:
                 if done:
                     self._done = upto
                 else:
-                    self._failed = upto
+                    # Those who have asked meanwhile, too: they had written before.
+                    self._failed = self._asked
                 self._changed.notify_all()
 
 

@@ -241,7 +241,7 @@ class Supervisor:
             await self._hear_until_dead(place, process)
         finally:
             _kill(place)
-            code = await process.wait()
+            code = await _death_of(process)
             place.process = None
         logger.log(
             logging.INFO if self._drain_told.is_set() else logging.WARNING,
@@ -322,7 +322,7 @@ class Supervisor:
         A child that it has forked may hold the pipe.
         """
         hearing = asyncio.create_task(self._hear(place, process))
-        dying = asyncio.create_task(process.wait())
+        dying = asyncio.create_task(_death_of(process))
         try:
             await asyncio.wait([hearing, dying], return_when=asyncio.FIRST_COMPLETED)
             # Its last words may be in the pipe still.
@@ -423,6 +423,17 @@ async def _wait_until_free(path: Path) -> None:
         f"data_dir: a worker of an earlier server still holds {path}.",
         fix="End that process and start again.",
     )
+
+
+async def _death_of(process: asyncio.subprocess.Process) -> int:
+    """Wait for a process's end, and its exit code.
+
+    Looked for: asyncio's own waiting lasts until all pipes are closed, which a forked child may
+    keep open for ever.
+    """
+    while process.returncode is None:
+        await asyncio.sleep(_LOOK_S)
+    return process.returncode
 
 
 def _pause_after(deaths: int) -> float:

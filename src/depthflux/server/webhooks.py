@@ -219,9 +219,10 @@ class Postman:
             self._news.clear()
             self._noted.clear()
             try:
-                due = await asyncio.to_thread(self._outbox.due, now_ms(), _MOST_READ)
+                read_at = now_ms()
+                due = await asyncio.to_thread(self._outbox.due, read_at, _MOST_READ)
                 self._begin(due)
-                wait_s = await asyncio.to_thread(self._until_next)
+                wait_s = await asyncio.to_thread(self._until_next, read_at)
             except STORE_PROBLEMS as error:
                 _complain(error)
                 wait_s = 1.0
@@ -246,14 +247,20 @@ class Postman:
         except TimeoutError:
             return
 
-    def _until_next(self) -> float:
-        """How long nothing is due, in seconds, at the most as long as it is good to wait."""
+    def _until_next(self, read_at: int) -> float:
+        """How long nothing is due, in seconds, at the most as long as it is good to wait.
+
+        Args:
+            read_at: when the outbox was read, in milliseconds since 1970; what has become due
+                since then was not seen.
+        """
         next_at = self._outbox.next_at()
         if next_at is None:
             return _LOOK_S
         # What is due now and not begun waits for one on its way to end, which rings.
-        overdue = next_at <= now_ms()
-        return _LOOK_S if overdue else min((next_at - now_ms()) / 1000 + 0.01, _LOOK_S)
+        if next_at <= read_at:
+            return _LOOK_S
+        return min(max(next_at - now_ms(), 0) / 1000 + 0.01, _LOOK_S)
 
     async def _deliver(self, letter: Letter) -> None:
         """Send a letter once, and note what became of it, as soon as the store takes it."""

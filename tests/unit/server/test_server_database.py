@@ -19,7 +19,7 @@ from store_fixtures import Store, at_once
 
 from depthflux.errors import SettingsError
 from depthflux.server import database as room
-from depthflux.server.database import FILE_NAME, Database, GroupFlush
+from depthflux.server.database import FILE_NAME, STORE_PROBLEMS, Database, GroupFlush
 from depthflux.server.schema import predictions, secrets, versions
 
 
@@ -393,23 +393,51 @@ def test_who_comes_during_a_flush_waits_for_the_next_one(disk: SlowDisk) -> None
     assert disk.begun == 2
 
 
-def test_a_flush_that_fails_is_said_where_it_was_made_and_tried_again_by_the_next(
+def test_a_flush_that_fails_is_said_to_all_who_have_asked_and_the_next_one_flushes_anew(
     disk: SlowDisk,
 ) -> None:
+    """The kernel tells of a failure once; who has written by then may be one it is about."""
     flush = GroupFlush(Path("wal"))
     disk.failures.append(OSError(5, "Input/output error"))
     first = Waiter(flush)
     until(lambda: disk.begun == 1)
-    second = Waiter(flush)
-    until(lambda: waiting(flush) == 2)
+    others = [Waiter(flush) for _ in range(3)]
+    until(lambda: waiting(flush) == 4)
 
     disk.go_on.release(2)
-    for waiter in (first, second):
+    for waiter in (first, *others):
         waiter.join(10)
+    begun = disk.begun
+    later = Waiter(flush)
+    later.join(10)
 
     assert first.error is not None
     assert "Input/output error" in str(first.error)
-    assert second.error is None
+    assert [waiter.error is None for waiter in others] == [False] * 3
+    assert (begun, disk.begun) == (1, 2)
+    assert not later.is_alive()
+    assert later.error is None
+
+
+def test_a_flush_that_fails_fails_all_that_it_was_made_for_and_not_those_before(
+    disk: SlowDisk,
+) -> None:
+    flush = GroupFlush(Path("wal"))
+    first = Waiter(flush)
+    until(lambda: disk.begun == 1)
+    others = [Waiter(flush) for _ in range(5)]
+    until(lambda: waiting(flush) == 6)
+    disk.go_on.release()
+    until(lambda: disk.begun == 2)
+    disk.failures.append(OSError(5, "Input/output error"))
+
+    # One more than it takes: nobody is to flush anew.
+    disk.go_on.release(2)
+    for waiter in (first, *others):
+        waiter.join(10)
+
+    assert first.error is None
+    assert all(waiter.error is not None for waiter in others)
     assert disk.begun == 2
 
 
@@ -447,6 +475,22 @@ def test_a_flush_reaches_the_disk_once_for_each_call_that_comes_alone(
     assert synced == [f"{database.path}-wal"] * 2
 
 
+def test_a_store_whose_connections_are_all_taken_is_a_problem_of_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And no bug, so it is waited for, as for one that is locked."""
+    monkeypatch.setattr(room, "_KEPT", 1)
+    monkeypatch.setattr(room, "_FURTHER", 0)
+    database = Database(tmp_path)
+    monkeypatch.setattr(database.engine.pool, "_timeout", 0.05)
+
+    with database.reading(), pytest.raises(STORE_PROBLEMS), database.writing():
+        pass
+
+    assert owners(database) == []
+    database.close()
+
+
 def test_any_number_of_predictions_may_be_removed_at_a_time(
     database: Database,
 ) -> None:
@@ -464,7 +508,7 @@ def test_any_number_of_predictions_may_be_removed_at_a_time(
         copies = [{**row, "id": f"{number:032x}", "finished_at": 1} for number in range(1000)]
         connection.execute(insert(predictions), copies)
 
-    removed = store.predictions.remove_older(2)
+    removed = store.predictions.remove_older(2, 2000)
 
     assert len(removed) == 1000
     assert store.predictions.read(one.id) is not None

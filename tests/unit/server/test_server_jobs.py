@@ -65,14 +65,32 @@ def test_the_first_beginning_stays_though_it_is_taken_up_again(store: Store) -> 
 
 
 def test_whether_something_waits_is_known_without_taking_it_up(store: Store) -> None:
-    answers = [store.jobs.waits()]
+    answers = [store.jobs.attempts_of_next()]
     id = store.submit().id
-    answers += [store.jobs.waits(), store.jobs.waits()]
+    answers += [store.jobs.attempts_of_next(), store.jobs.attempts_of_next()]
     store.jobs.claim("worker")
-    answers.append(store.jobs.waits())
+    answers.append(store.jobs.attempts_of_next())
 
-    assert answers == [False, True, True, False]
+    assert answers == [None, 0, 0, None]
     assert store.read(id).attempts == 1
+
+
+def test_how_often_the_one_that_waits_longest_was_begun_is_known_before_it_is_taken_up(
+    store: Store,
+) -> None:
+    answers = []
+    first, _ = store.submit_several(2)
+
+    for _ in range(2):
+        store.jobs.claim("worker")
+        # Alone behind the first, which runs.
+        answers.append(store.jobs.attempts_of_next())
+        store.jobs.release("worker", most_attempts=9)
+        answers.append(store.jobs.attempts_of_next())
+    store.predictions.remove([first], "")
+    answers.append(store.jobs.attempts_of_next())
+
+    assert answers == [0, 1, 0, 2, 0]
 
 
 def test_whether_something_waits_is_known_while_another_process_writes(database: Database) -> None:
@@ -80,9 +98,9 @@ def test_whether_something_waits_is_known_while_another_process_writes(database:
     store.submit()
 
     with database.writing():
-        waits = at_once(lambda _: store.jobs.waits(), 1)
+        attempts = at_once(lambda _: store.jobs.attempts_of_next(), 1)
 
-    assert waits == [True]
+    assert attempts == [0]
 
 
 def take_all(store: Store, lease: str) -> list[str]:
@@ -323,7 +341,7 @@ def test_what_a_dead_worker_held_waits_again_and_its_attempt_counts(store: Store
     assert failed == []
     waiting = store.read(one.id)
     assert (waiting.lease, waiting.attempts, waiting.finished_at) == ("", 1, None)
-    assert store.jobs.waits()
+    assert store.jobs.attempts_of_next() == 1
 
 
 def test_what_kills_its_workers_fails_after_so_many_attempts_and_says_so(store: Store) -> None:
@@ -371,7 +389,7 @@ def test_an_attempt_that_the_server_itself_broke_off_does_not_count(store: Store
         assert store.jobs.release("worker", most_attempts=1, counted=False) == []
 
     assert store.read(one.id).attempts == 0
-    assert store.jobs.waits()
+    assert store.jobs.attempts_of_next() == 0
 
 
 def test_a_lease_is_taken_back_from_its_worker_alone(store: Store) -> None:
@@ -409,14 +427,12 @@ def test_every_lease_but_those_of_living_workers_is_taken_back(store: Store) -> 
     assert store.jobs.release_all_but([], most_attempts=1) == [living.id]
 
 
-def test_whether_one_is_to_be_stopped_is_told_of_one_that_is_gone_too(store: Store) -> None:
+def test_one_is_gone_when_it_was_deleted_and_not_when_it_was_cancelled(store: Store) -> None:
     one = store.running()
-    before = (store.jobs.is_cancelled(one.id), store.jobs.is_gone(one.id))
+    gone = [store.jobs.is_gone(one.id)]
     store.predictions.cancel(one.id, "")
-    cancelled = (store.jobs.is_cancelled(one.id), store.jobs.is_gone(one.id))
+    gone.append(store.jobs.is_gone(one.id))
     store.predictions.remove([one.id], "")
-    removed = (store.jobs.is_cancelled(one.id), store.jobs.is_gone(one.id))
+    gone.append(store.jobs.is_gone(one.id))
 
-    assert before == (False, False)
-    assert cancelled == (True, False)
-    assert removed == (True, True)
+    assert gone == [False, False, True]

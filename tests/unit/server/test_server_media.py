@@ -131,9 +131,12 @@ def test_an_upload_is_flushed_when_it_is_written_or_later_as_is_asked_for(
     with watched_syncs(monkeypatch) as later:
         media.flush_upload(UPLOAD)
 
-    assert len([path for path in at_once if UPLOAD in path]) == 1
+    # Its bytes under a name for the time being, then the folder, where its own name stands.
+    assert len(at_once) == 2
+    assert UPLOAD in at_once[0]
+    assert at_once[1] == str(media.uploads)
     assert not_yet == []
-    assert str(media.uploads / UPLOAD) in later
+    assert later == [str(media.uploads / UPLOAD), str(media.uploads)]
 
 
 def test_flushing_one_that_was_deleted_meanwhile_is_no_error(media: Media) -> None:
@@ -174,18 +177,20 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
 
 
 def test_old_files_that_nothing_names_are_swept_away(media: Media) -> None:
-    known, unknown = "k" * 32 + "-0.png", "x" * 32 + "-0.png"
-    for name in (known, unknown):
+    """An output is known by what its name begins with, an upload by the whole of it."""
+    outputs = {"k" * 32 + "-0.png", "k" * 32 + "-1.png"}
+    upload = "k" * 32 + ".png"
+    for name in (*outputs, "x" * 32 + "-0.png", "k" * 31 + "x-0.png"):
         media.write_output(name, b"out")
         make_old(media.outputs / name)
-        media.write_upload(name, b"up", flush=False)
-        make_old(media.uploads / name)
+    for name in (upload, "x" * 32 + ".png", "k" * 32 + ".jpeg"):
+        make_old_file(media, name)
 
-    count = media.sweep(lambda: {known}, lambda: {known})
+    count = media.sweep(lambda: {"k" * 32}, lambda: {upload})
 
-    assert count == 2
-    assert names(media.outputs) == {known}
-    assert names(media.uploads) == {known}
+    assert count == 4
+    assert names(media.outputs) == outputs
+    assert names(media.uploads) == {upload}
 
 
 def test_each_folder_is_compared_with_its_own_names(media: Media) -> None:
@@ -194,8 +199,10 @@ def test_each_folder_is_compared_with_its_own_names(media: Media) -> None:
     media.write_upload(UPLOAD, b"up", flush=False)
     make_old(media.uploads / UPLOAD)
 
-    assert media.sweep(lambda: {OUTPUT}, lambda: {UPLOAD}) == 0
-    assert media.sweep(lambda: {UPLOAD}, lambda: {OUTPUT}) == 2
+    secret = OUTPUT.partition("-")[0]
+
+    assert media.sweep(lambda: {secret}, lambda: {UPLOAD}) == 0
+    assert media.sweep(lambda: {UPLOAD}, lambda: {secret}) == 2
 
 
 def test_a_young_file_that_nothing_names_stays_since_its_row_may_be_coming(media: Media) -> None:

@@ -42,7 +42,7 @@ FROM_WORKER = [
     Ended(id=ID, status="failed", code=1405),
     Dropped(id=ID),
     Alive(),
-    Refused(error="the weights\nare missing: ü", exit_code=3),
+    Refused(error="the weights\nare missing: ü"),
 ]
 
 

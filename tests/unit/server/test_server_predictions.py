@@ -356,15 +356,15 @@ def test_pictures_have_the_same_names_in_every_attempt(store: Store) -> None:
     assert len({one.secret, store.submit().secret}) == 2
 
 
-def test_the_names_that_pictures_have_or_may_get_are_those_of_all_predictions(
-    store: Store,
-) -> None:
+def test_what_pictures_names_begin_with_is_known_of_all_predictions(store: Store) -> None:
     finished, waiting = store.completed(), store.submit(num_images=2)
 
-    names = store.predictions.file_names()
+    secrets = store.predictions.secrets()
 
-    assert names == {*output_names(finished), *output_names(waiting)}
+    names = [*output_names(finished), *output_names(waiting)]
     assert len(names) == 3
+    assert {name.partition("-")[0] for name in names} == secrets
+    assert len(secrets) == 2
 
 
 # Cancelling -------------------------------------------------------------------------------------
@@ -391,7 +391,7 @@ def test_one_that_runs_is_asked_to_stop_and_ends_when_its_worker_does(store: Sto
     asked = store.read(one.id)
     assert found == (asked, False)
     assert (asked.status, asked.cancelled) == ("processing", True)
-    assert store.jobs.is_cancelled(one.id)
+    assert not store.jobs.is_gone(one.id)
     assert store.jobs.fail(one.id, "worker", 1405, CANCELLED)
     assert store.read(one.id).status == "failed"
 
@@ -532,7 +532,6 @@ def test_removing_one_that_runs_leaves_its_worker_nothing_to_end(store: Store) -
     store.predictions.remove([one.id], "")
 
     assert store.jobs.is_gone(one.id)
-    assert store.jobs.is_cancelled(one.id)
     assert not store.jobs.complete(one.id, "worker", DONE)
     assert count(store, webhooks) == 0
 
@@ -546,12 +545,24 @@ def test_what_ended_before_a_time_is_removed_and_what_has_not_ended_never(store:
     for one in (running, waiting):
         store.set(one.id, created_at=1)
 
-    removed = store.predictions.remove_older(1000)
+    removed = store.predictions.remove_older(1000, 100)
 
     assert {one.id for one in removed} == {old.id, failed.id}
     assert not any(one.was_running for one in removed)
     for one in (young, running, waiting):
         assert store.predictions.read(one.id) is not None
+
+
+def test_what_is_old_is_removed_in_portions_the_oldest_first(store: Store) -> None:
+    ids = [store.completed().id for _ in range(5)]
+    for id in ids:
+        store.set(id, finished_at=1)
+
+    portions = []
+    while removed := store.predictions.remove_older(1000, 2):
+        portions.append({one.id for one in removed})
+
+    assert portions == [set(ids[:2]), set(ids[2:4]), set(ids[4:])]
 
 
 @pytest.mark.parametrize("how", ["deleted", "aged"])
@@ -569,7 +580,7 @@ def test_a_picture_that_another_prediction_still_needs_stays_when_its_own_one_go
     store.set(first.id, finished_at=1)
 
     if how == "aged":
-        removed = store.predictions.remove_older(1000)
+        removed = store.predictions.remove_older(1000, 100)
     else:
         removed = store.predictions.remove([first.id], "me")
 

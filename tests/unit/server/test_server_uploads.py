@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from sqlalchemy import update
-from store_fixtures import DONE, Store
+from store_fixtures import DONE, Store, at_once
 
 from depthflux.server.schema import uploads
 from depthflux.server.uploads import Picture, Ticket, Uploads
@@ -16,6 +16,12 @@ def picture(letter: str = "a") -> Picture:
 
 def ticket(letter: str = "t") -> Ticket:
     return Ticket(name=f"{letter * 32}.webp", size=77, secret=f"{letter}-secret", owner="me")
+
+
+def bytes_of(ticket_letter: str, letter: str) -> Picture:
+    """What came for a ticket; other letters are other bytes."""
+    name = ticket(ticket_letter).name
+    return Picture(name=name, size=77, sha256=letter * 64, media_type="image/webp")
 
 
 def age(store: Store, created_at: int) -> None:
@@ -50,7 +56,7 @@ def test_a_ticket_is_found_by_its_secret_until_and_after_the_bytes_have_come(sto
     before = room.find(ticket().name)
     kept = Picture(name=ticket().name, size=77, sha256="d" * 64, media_type="image/webp")
 
-    room.keep(kept)
+    assert room.keep(kept)
 
     assert promised == ticket()
     assert before is None
@@ -65,10 +71,40 @@ def test_the_bytes_of_one_ticket_change_no_other_one(store: Store) -> None:
     room.add_ticket(ticket("t"))
     room.add_ticket(ticket("u"))
 
-    room.keep(Picture(name=ticket("t").name, size=77, sha256="d" * 64, media_type="image/webp"))
+    room.keep(bytes_of("t", "d"))
 
     assert room.find_ticket(ticket("u").secret) == ticket("u")
     assert room.find_ticket("x-secret") is None
+
+
+def test_a_tickets_first_bytes_stay_and_may_be_kept_again_but_no_others(store: Store) -> None:
+    room = Uploads(store.database)
+    room.add_ticket(ticket())
+    first, other = bytes_of("t", "d"), bytes_of("t", "e")
+
+    kept = [room.keep(one) for one in (first, other, first)]
+
+    assert kept == [True, False, True]
+    assert room.find(ticket().name) == first
+
+
+def test_of_several_that_use_a_ticket_at_the_same_time_one_is_first(store: Store) -> None:
+    room = Uploads(store.database)
+    room.add_ticket(ticket())
+    brought = [bytes_of("t", letter) for letter in "abcdef"]
+
+    kept = at_once(lambda number: room.keep(brought[number]), len(brought))
+
+    assert sum(kept) == 1
+    assert room.find(ticket().name) == brought[kept.index(True)]
+
+
+def test_bytes_of_a_ticket_that_there_is_none_of_are_not_kept(store: Store) -> None:
+    """It may have been removed for its age while they came."""
+    room = Uploads(store.database)
+
+    assert not room.keep(bytes_of("t", "d"))
+    assert room.file_names() == set()
 
 
 def test_names_of_tickets_whose_bytes_have_not_come_are_known_too(store: Store) -> None:
@@ -125,7 +161,7 @@ def test_a_picture_inside_a_request_ages_with_its_prediction_and_not_by_itself(
 
     by_itself = room.remove_older(1000)
     store.set(one.id, finished_at=1)
-    with_it = store.predictions.remove_older(1000)
+    with_it = store.predictions.remove_older(1000, 100)
 
     assert by_itself == []
     assert [gone.upload for gone in with_it] == [picture().name]

@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
@@ -19,6 +20,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from store_fixtures import Store
 
 from depthflux.errors import SettingsError
@@ -58,7 +60,13 @@ class Workplace:
     """A supervisor with what it needs around it."""
 
     def __init__(
-        self, folder: Path, store: Store, code: str, jobs: Jobs | None = None, **settings: Any
+        self,
+        folder: Path,
+        store: Store,
+        code: str,
+        jobs: Jobs | None = None,
+        command: tuple[str, ...] = (),
+        **settings: Any,
     ) -> None:
         self.board, self.metrics, self.ends = Board(), Metrics(), 0
         self.supervisor = Supervisor(
@@ -70,7 +78,7 @@ class Workplace:
             board=self.board,
             metrics=self.metrics,
             on_ended=self._count,
-            command=(sys.executable, "-c", HEAD + code),
+            command=command or (sys.executable, "-c", HEAD + code),
         )
 
     async def start(self) -> None:
@@ -115,9 +123,18 @@ def supervise(tmp_path: Path, one_store: Store) -> Callable[..., Workplace]:
     return run
 
 
-async def until(condition: Callable[[], bool]) -> None:
+async def until(condition: Callable[[], object]) -> None:
     while not condition():
         await asyncio.sleep(0.01)
+
+
+def is_dead(process: int) -> bool:
+    """Whether it was killed; it may still wait for this machine's init to take note."""
+    state = Path(f"/proc/{process}/stat")
+    try:
+        return state.read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 async def until_ready(workplace: Workplace, places: int = 1) -> None:
@@ -292,7 +309,7 @@ def test_an_engine_that_cannot_load_ends_all_of_it_with_its_reason(
     supervise: Callable[..., Workplace], characters: int
 ) -> None:
     """Errors list every missing tensor, so they may be long."""
-    code = f"say(kind='refused', error='missing: ' + 'x' * {characters}, exit_code=3)"
+    code = f"say(kind='refused', error='missing: ' + 'x' * {characters}); sys.exit(3)"
 
     async def look(workplace: Workplace) -> None:
         await asyncio.wait_for(workplace.supervisor.is_over.wait(), 5)
@@ -301,8 +318,7 @@ def test_an_engine_that_cannot_load_ends_all_of_it_with_its_reason(
 
     refused = workplace.supervisor.refused
     assert refused is not None
-    assert refused.error.startswith("missing: x")
-    assert refused.exit_code == 3
+    assert refused.error == "missing: " + "x" * characters
     assert workplace.supervisor.states == ["stopped"]
     assert workplace.restarts == 0
 
@@ -316,7 +332,7 @@ if not os.path.exists(before):
     open(before, "w").close()
     ready()
     sys.exit(3)
-say(kind="refused", error="the memory is still taken", exit_code=3)
+say(kind="refused", error="the memory is still taken")
 """
 
     async def look(workplace: Workplace) -> None:
@@ -390,10 +406,77 @@ open(os.path.join(start["data_dir"], "child"), "a").write(f"{child.pid}\\n")
 
     supervise(code + HANGS, look, worker_silence_s=0.5)
 
-    first = int((tmp_path / "child").read_text().split()[0])
-    state = Path(f"/proc/{first}/stat")
-    # Killed; it may still wait for this machine's init to take note.
-    assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"
+    assert is_dead(int((tmp_path / "child").read_text().split()[0]))
+
+
+def test_a_worker_that_dies_while_a_child_holds_its_pipe_is_noticed_at_once_and_all_are_killed(
+    tmp_path: Path, supervise: Callable[..., Workplace]
+) -> None:
+    """As when a kernel's compiler was forked and the worker then died of a segmentation fault."""
+    code = """
+file = os.path.join(start["data_dir"], "child")
+if not os.path.exists(file):
+    child = os.fork()
+    if child == 0:
+        time.sleep(60)
+        os._exit(0)
+    ready()
+    say(kind="ended", id="its last word", status="completed", inference_ms=2000, is_told=True)
+    open(file, "w").write(str(child))
+    os._exit(139)
+"""
+    child = 0
+    was_dead = False
+    waited_s = 0.0
+
+    async def look(workplace: Workplace) -> None:
+        nonlocal child, was_dead, waited_s
+        await until(lambda: (tmp_path / "child").exists() and (tmp_path / "child").read_text())
+        child = int((tmp_path / "child").read_text())
+        started = asyncio.get_running_loop().time()
+        await until(lambda: workplace.restarts == 1)
+        waited_s = asyncio.get_running_loop().time() - started
+        was_dead = is_dead(child)
+        await until_ready(workplace)
+
+    try:
+        # Long: it is not to be its silence that tells.
+        workplace = supervise(code + STAYS, look, worker_silence_s=60)
+    finally:
+        if child and not is_dead(child):
+            os.kill(child, signal.SIGKILL)
+
+    assert was_dead
+    assert waited_s < 3
+    assert workplace.ends == 1
+
+
+def test_a_worker_that_cannot_be_started_is_tried_again_until_it_can(
+    tmp_path: Path, one_store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As while the environment is being installed anew, or no process may be made any more."""
+    program = tmp_path / "worker"
+
+    async def run() -> None:
+        workplace = Workplace(tmp_path, one_store, "", command=(str(program),))
+        await workplace.start()
+        async with asyncio.timeout(8):
+            await until(lambda: "worker 0 cannot be started: " in caplog.text)
+        assert workplace.supervisor.states != ["stopped"]
+        written = tmp_path / "written"
+        written.write_text(f"#!{sys.executable}\n{HEAD}{STAYS}")
+        written.chmod(0o700)
+        written.rename(program)
+        try:
+            async with asyncio.timeout(8):
+                await until_ready(workplace)
+        finally:
+            await workplace.supervisor.drain(5)
+        assert workplace.supervisor.states == ["stopped"]
+
+    asyncio.run(run())
+
+    assert one_store.jobs.attempts_of_next() is None
 
 
 def test_the_first_replacement_comes_at_once_and_the_next_ones_ever_later(
@@ -427,21 +510,38 @@ def test_a_place_whose_workers_have_died_for_days_is_still_kept(
     supervise(DIES, look)
 
 
-class JobsOfAFullDisk(Jobs):
+FULL = OperationalError("UPDATE", {}, sqlite3.OperationalError("database or disk is full"))
+NO_CONNECTION = PoolTimeoutError("QueuePool limit of size 8 overflow 72 reached")
+
+
+class FailingJobs(Jobs):
     """The store's, where the first lease cannot be taken back."""
 
-    failures = 1
+    def __init__(self, database: Database, problem: Exception) -> None:
+        super().__init__(database)
+        self.problems = [problem]
 
     def release(self, lease: str, *, most_attempts: int, counted: bool = True) -> list[str]:
         """Fail once."""
-        if self.failures:
-            self.failures -= 1
-            raise OperationalError("UPDATE", {}, Exception("database or disk is full"))
+        if self.problems:
+            raise self.problems.pop()
         return super().release(lease, most_attempts=most_attempts, counted=counted)
 
 
+@pytest.mark.parametrize(
+    ("problem", "said"),
+    [
+        (FULL, "(sqlite3.OperationalError) database or disk is full"),
+        (NO_CONNECTION, "QueuePool limit of size 8 overflow 72 reached"),
+    ],
+    ids=["full", "no connection"],
+)
 def test_a_place_is_kept_and_its_lease_taken_back_though_the_store_fails_for_a_moment(
-    one_store: Store, supervise: Callable[..., Workplace]
+    one_store: Store,
+    supervise: Callable[..., Workplace],
+    caplog: pytest.LogCaptureFixture,
+    problem: Exception,
+    said: str,
 ) -> None:
     one = one_store.submit()
 
@@ -454,9 +554,10 @@ def test_a_place_is_kept_and_its_lease_taken_back_though_the_store_fails_for_a_m
         await asyncio.wait_for(until(lambda: one_store.read(one.id).lease == ""), 8)
         await asyncio.wait_for(until_ready(workplace), 8)
 
-    supervise(STAYS, kill_it, jobs=JobsOfAFullDisk(one_store.database))
+    supervise(STAYS, kill_it, jobs=FailingJobs(one_store.database, problem))
 
-    assert one_store.jobs.waits()
+    assert one_store.jobs.attempts_of_next() == 1
+    assert f"a lease cannot be taken back: {said}\n" in caplog.text
 
 
 # Draining ---------------------------------------------------------------------------------------
@@ -497,6 +598,61 @@ def test_one_that_does_not_end_in_time_is_killed_and_its_attempt_does_not_count(
 
     again = one_store.read(one.id)
     assert (again.lease, again.attempts, again.finished_at) == ("", 0, None)
+
+
+@pytest.mark.parametrize("state", ["loading", "restarting"])
+def test_draining_does_not_wait_for_a_worker_that_only_loads(
+    tmp_path: Path, one_store: Store, state: str
+) -> None:
+    """Loading takes minutes, and such a worker has nothing to end."""
+    code = f"""
+before = os.path.join(start["data_dir"], "before")
+if {state == "restarting"} and not os.path.exists(before):
+    open(before, "w").close()
+    ready()
+    sys.exit(3)
+open(os.path.join(start["data_dir"], "loads"), "w").close()
+time.sleep(60)
+"""
+
+    async def run() -> float:
+        workplace = Workplace(tmp_path, one_store, code)
+        await workplace.start()
+        async with asyncio.timeout(8):
+            await until((tmp_path / "loads").exists)
+        assert workplace.supervisor.states == [state]
+        started = asyncio.get_running_loop().time()
+        async with asyncio.timeout(30):
+            await workplace.supervisor.drain(20)
+        assert workplace.supervisor.states == ["stopped"]
+        return asyncio.get_running_loop().time() - started
+
+    assert asyncio.run(run()) < 5
+
+
+def test_draining_waits_for_those_that_work_and_not_for_one_that_loads(
+    tmp_path: Path, one_store: Store
+) -> None:
+    code = """
+if start["slot"] == 1:
+    open(os.path.join(start["data_dir"], "loads"), "w").close()
+    time.sleep(60)
+"""
+    ended = "time.sleep(0.5); open(os.path.join(start['data_dir'], 'ended'), 'w').close()"
+
+    async def run() -> float:
+        workplace = Workplace(tmp_path, one_store, code + STAYS + ended, devices="cpu,cpu")
+        await workplace.start()
+        async with asyncio.timeout(8):
+            await until((tmp_path / "loads").exists)
+            await until(lambda: workplace.supervisor.states == ["ready", "loading"])
+        started = asyncio.get_running_loop().time()
+        async with asyncio.timeout(30):
+            await workplace.supervisor.drain(20)
+        return asyncio.get_running_loop().time() - started
+
+    assert asyncio.run(run()) < 5
+    assert (tmp_path / "ended").exists()
 
 
 @pytest.mark.parametrize("steps", range(6))

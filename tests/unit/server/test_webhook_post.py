@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
@@ -235,6 +237,49 @@ def test_another_address_is_tried_where_the_first_does_not_let_us_in(receive: St
     Post(limits=OPEN, resolver=names).send(f"http://hooks.example:{receiver.port}/", b"{}", {})
 
     assert len(receiver.deliveries) == 1
+
+
+@contextmanager
+def black_hole(address: str, port: int) -> Iterator[None]:
+    """An address whose host takes no connection and refuses none: its queue is full."""
+    with socket.socket() as listening, ExitStack() as queue:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((address, port))
+        listening.listen(0)
+        for _ in range(4):
+            waiting = queue.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex((address, port))
+        yield
+
+
+def test_another_address_is_reached_behind_one_that_never_answers(receive: Start) -> None:
+    receiver = receive(answer(200))
+    limits = ReadLimits(allow_private_addresses=True, connect_timeout_s=0.4, read_timeout_s=20)
+    names = Names("127.0.0.2", "127.0.0.1")
+    started = time.monotonic()
+
+    with black_hole("127.0.0.2", receiver.port):
+        Post(limits=limits, resolver=names).send(
+            f"http://hooks.example:{receiver.port}/", b"{}", {}
+        )
+
+    assert len(receiver.deliveries) == 1
+    assert 0.3 < time.monotonic() - started < 5
+
+
+def test_addresses_that_never_answer_take_no_longer_than_the_deadline() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.2", 0))
+        port = free.getsockname()[1]
+    limits = ReadLimits(allow_private_addresses=True, connect_timeout_s=0.4, read_timeout_s=0.6)
+    names = Names(*["127.0.0.2"] * 20)
+    started = time.monotonic()
+
+    with black_hole("127.0.0.2", port), pytest.raises(DeliveryError):
+        Post(limits=limits, resolver=names).send(f"http://hooks.example:{port}/", b"{}", {})
+
+    assert 0.5 < time.monotonic() - started < 4
 
 
 def test_another_address_is_not_tried_where_the_first_has_answered(receive: Start) -> None:

@@ -9,6 +9,7 @@ import logging
 import sqlite3
 import threading
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler
@@ -23,7 +24,7 @@ from depthflux.server import database as database_room
 from depthflux.server.database import Database
 from depthflux.server.metrics import Metrics
 from depthflux.server.outbox import Letter, Outbox
-from depthflux.server.webhooks import MOST_AT_ONCE, PAUSES_S, Post, Postman
+from depthflux.server.webhooks import MOST_AT_ONCE, MOST_TO_A_HOST, PAUSES_S, Post, Postman
 
 Start = Callable[..., Receiver]
 POST = Post(limits=ReadLimits(allow_private_addresses=True))
@@ -136,26 +137,34 @@ def test_a_postman_that_is_rung_looks_at_once(one_store: Store, receive: Start) 
 def test_many_letters_are_told_once_each_and_not_all_at_a_time(
     one_store: Store, receive: Start
 ) -> None:
-    at_a_time, most, lock = 0, 0, threading.Lock()
+    lock = threading.Lock()
+    at_a_time: Counter[int] = Counter()
+    most, most_to_one = 0, 0
 
     def slowly(request: BaseHTTPRequestHandler, before: int) -> None:
-        nonlocal at_a_time, most
+        nonlocal most, most_to_one
+        port = request.server.server_address[1]
         with lock:
-            at_a_time += 1
-            most = max(most, at_a_time)
+            at_a_time[port] += 1
+            most = max(most, at_a_time.total())
+            most_to_one = max(most_to_one, at_a_time[port])
         time.sleep(0.02)
         with lock:
-            at_a_time -= 1
+            at_a_time[port] -= 1
         answer(200)(request, before)
 
-    receiver = receive(slowly)
-    ids = [one_store.completed(webhook_url=receiver.url).id for _ in range(40)]
+    receivers = [receive(slowly) for _ in range(6)]
+    ids = [
+        one_store.completed(webhook_url=receiver.url).id for _ in range(8) for receiver in receivers
+    ]
     outbox = Outbox(one_store.database)
 
     asyncio.run(run_until(postman(one_store), lambda: outbox.next_at() is None, 30))
 
-    assert sorted(came.body.decode() for came in receiver.deliveries) == sorted(ids)
-    assert 1 < most <= MOST_AT_ONCE
+    told = [came.body.decode() for receiver in receivers for came in receiver.deliveries]
+    assert sorted(told) == sorted(ids)
+    assert MOST_TO_A_HOST < most <= MOST_AT_ONCE
+    assert 1 < most_to_one <= MOST_TO_A_HOST
 
 
 @pytest.mark.parametrize("steps", range(6))
@@ -205,7 +214,7 @@ def test_after_the_last_pause_it_is_given_up_and_said_so_in_the_log(
     one_store: Store, receive: Start, caplog: pytest.LogCaptureFixture
 ) -> None:
     receiver, metrics = receive(answer(500)), Metrics()
-    one = one_store.completed(webhook_url=f"{receiver.url}/hook?token=secret")
+    one = one_store.completed(webhook_url=f"{receiver.url}/secret-path?token=secret")
 
     with caplog.at_level(logging.INFO, "depthflux"):
         asyncio.run(
@@ -220,7 +229,8 @@ def test_after_the_last_pause_it_is_given_up_and_said_so_in_the_log(
     assert Outbox(one_store.database).state(one.id) == ("given_up", 3, problem)
     assert Outbox(one_store.database).next_at() is None
     assert sent(metrics, "given_up") == 1
-    assert f"webhook of {one.id} to {receiver.url}/hook is given up: {problem}" in caplog.text
+    host = receiver.url.removeprefix("http://")
+    assert f"webhook of {one.id} to {host} is given up: {problem}" in caplog.text
     assert "secret" not in caplog.text
 
 
@@ -299,12 +309,65 @@ def test_a_slow_receiver_does_not_hold_up_others(one_store: Store, receive: Star
     assert fast.deliveries[-1].at_s - started < 3
 
 
+def test_many_letters_to_a_silent_host_do_not_hold_up_one_to_another(
+    one_store: Store, receive: Start
+) -> None:
+    """More than may be on their way at a time, and all of them are due earlier."""
+    until = threading.Event()
+    silent, other = receive(silence(until)), receive(answer(200))
+    for _ in range(20):
+        one_store.completed(webhook_url=f"{silent.url}/hook")
+    last = one_store.completed(webhook_url=other.url).id
+    started = time.monotonic()
+    on_their_way = 0
+
+    async def told() -> None:
+        nonlocal on_their_way
+        while not other.deliveries or len(silent.deliveries) < MOST_TO_A_HOST:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.3)
+        on_their_way = len(silent.deliveries)
+        until.set()
+        # Once it answers, it is told all of them.
+        while len(silent.deliveries) < 20:
+            await asyncio.sleep(0.01)
+
+    asyncio.run(work(postman(one_store), told))
+
+    assert [came.body.decode() for came in other.deliveries] == [last]
+    assert other.deliveries[0].at_s - started < 3
+    assert on_their_way == MOST_TO_A_HOST
+    assert len({came.body for came in silent.deliveries}) == 20
+
+
+def test_a_hosts_name_is_the_same_in_capitals(one_store: Store, receive: Start) -> None:
+    until = threading.Event()
+    silent = receive(silence(until))
+    for name in ("localhost", "LOCALHOST", "LocalHost", "localHOST"):
+        one_store.completed(webhook_url=f"http://{name}:{silent.port}/")
+    on_their_way = 0
+
+    async def a_while() -> None:
+        nonlocal on_their_way
+        while len(silent.deliveries) < MOST_TO_A_HOST:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.3)
+        on_their_way = len(silent.deliveries)
+        until.set()
+
+    asyncio.run(work(postman(one_store), a_while))
+
+    assert on_their_way == MOST_TO_A_HOST
+
+
 def test_slow_receivers_leave_the_loops_own_threads_alone(one_store: Store, receive: Start) -> None:
     """The supervisor takes leases back in them; who is told must not decide when."""
     until = threading.Event()
-    slow = receive(silence(until))
-    for _ in range(MOST_AT_ONCE):
-        one_store.completed(webhook_url=slow.url)
+    # As many as may be told at a time, at hosts enough for that.
+    slow = [receive(silence(until)) for _ in range(MOST_AT_ONCE // MOST_TO_A_HOST)]
+    for _ in range(MOST_TO_A_HOST):
+        for receiver in slow:
+            one_store.completed(webhook_url=receiver.url)
 
     async def run() -> float:
         # What a machine with two processors has is six; fewer are as good for seeing it.
@@ -313,7 +376,7 @@ def test_slow_receivers_leave_the_loops_own_threads_alone(one_store: Store, rece
 
         async def use_a_thread() -> None:
             nonlocal waited_s
-            while len(slow.deliveries) < 3:
+            while sum(len(receiver.deliveries) for receiver in slow) < MOST_AT_ONCE:
                 await asyncio.sleep(0.01)
             started = time.monotonic()
             try:
@@ -411,7 +474,8 @@ def test_a_store_that_cannot_be_written_for_a_while_does_not_end_the_postman(
 
     asyncio.run(work(postman(impatient), a_while, 20))
 
-    assert "the outbox cannot be used: database is locked" in caplog.text
+    problem = "(sqlite3.OperationalError) database is locked"
+    assert f"the outbox cannot be used: {problem}\n" in caplog.text
     impatient.database.close()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -190,18 +191,112 @@ def test_one_with_a_single_step_makes_room_when_it_is_done() -> None:
     assert rung == [True]
 
 
-def test_only_what_was_taken_is_remembered_to_be_stopped_and_only_until_it_ends() -> None:
+def test_what_was_taken_is_to_be_stopped_until_it_ends_and_nothing_else() -> None:
     running = Running(lambda: None)
     running.add("mine")
+    running.add("not told of")
 
     running.stop("mine")
     running.stop("another worker's")
-    stopped = [running.is_stopped("mine"), running.is_stopped("another worker's")]
+    stopped = [running.is_stopped(id) for id in ("mine", "not told of", "another worker's")]
     running.remove("mine")
-    running.add("mine")
 
-    assert stopped == [True, False]
+    assert stopped == [True, False, False]
     assert not running.is_stopped("mine")
+
+
+def test_a_word_to_stop_that_comes_before_what_it_is_of_is_heeded() -> None:
+    """The server's word may be quicker than the store's answer."""
+    running = Running(lambda: None)
+
+    running.stop("early")
+    before = running.is_stopped("early")
+    running.add("another")
+    running.add("early")
+
+    assert not before
+    assert running.is_stopped("early")
+    assert not running.is_stopped("another")
+
+
+def test_of_words_that_came_too_early_so_many_are_remembered_the_newest() -> None:
+    """Most of them are of what other workers have."""
+    running = Running(lambda: None)
+
+    for number in range(2500):
+        running.stop(f"{number}")
+    for number in (1499, 1500, 2499):
+        running.add(f"{number}")
+
+    assert [running.is_stopped(id) for id in ("1499", "1500", "2499")] == [False, True, True]
+    assert len(running._early) == 1000
+
+
+def test_a_word_to_stop_that_comes_while_one_is_taken_is_not_lost() -> None:
+    running = Running(lambda: None)
+    ids = [f"{number}" for number in range(900)]
+
+    def race(number: int) -> None:
+        for id in ids:
+            if number == 0:
+                running.add(id)
+            else:
+                running.stop(id)
+
+    at_once(race, 2)
+
+    assert all(running.is_stopped(id) for id in ids)
+
+
+def test_beside_one_that_is_to_be_alone_nothing_is_taken_to_its_very_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(taking, "READ_AHEAD_S", 0.02)
+    rung: list[bool] = []
+    running = Running(lambda: rung.append(True))
+    room = []
+
+    running.add("a", alone=True)
+    time.sleep(0.03)
+    room.append(running.has_room)
+    running.note_painting("a")
+    for step in range(1, 5):
+        running.note_step("a", step, 4)
+        room.append(running.has_room)
+    running.remove("a")
+    room.append(running.has_room)
+
+    assert room == [False] * 5 + [True]
+    assert rung == []
+
+
+def test_one_that_comes_again_and_need_not_be_alone_any_more_makes_room_as_any_other() -> None:
+    running = Running(lambda: None)
+    running.add("a", alone=True)
+    running.remove("a")
+
+    running.add("a")
+    running.note_painting("a")
+    running.note_step("a", 1, 1)
+
+    assert running.has_room
+
+
+def test_it_is_known_whether_anything_is_taken() -> None:
+    running = Running(lambda: None)
+    empty = [running.is_empty]
+    running.stop("a")
+    empty.append(running.is_empty)
+    running.add("a")
+    running.add("b")
+    running.note_painting("a")
+    running.note_step("a", 1, 1)
+    running.remove("a")
+    empty.append(running.is_empty)
+    running.remove("b")
+    empty.append(running.is_empty)
+
+    assert empty == [True, True, False, True]
 
 
 # A process --------------------------------------------------------------------------------------
@@ -210,10 +305,19 @@ def test_only_what_was_taken_is_remembered_to_be_stopped_and_only_until_it_ends(
 class WorkerProcess:
     """A worker with a stand-in painter, told and heard by the test instead of a server."""
 
-    def __init__(self, data_dir: Path, lease: str = "a-lease", **stand_in: Any) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        lease: str = "a-lease",
+        code: str = "",
+        *,
+        leads_group: bool = False,
+        **stand_in: Any,
+    ) -> None:
         self.lease = lease
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "stand_in.painter"],
+            [sys.executable, *(("-c", code) if code else ("-m", "stand_in.painter"))],
+            start_new_session=leads_group,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -270,6 +374,9 @@ class WorkerProcess:
             assert self._came.wait_for(find, timeout_s), f"{kind.__name__} did not come"
             return find()
 
+    def signal(self, number: int) -> None:
+        self._process.send_signal(number)
+
     def end_input(self) -> None:
         """As when the server dies."""
         assert self._process.stdin is not None
@@ -277,6 +384,10 @@ class WorkerProcess:
 
     def wait(self) -> int:
         return self._process.wait(30)
+
+    def poll(self) -> int | None:
+        """The exit code; None while it lives."""
+        return self._process.poll()
 
     def close(self) -> None:
         self._process.kill()
@@ -298,8 +409,8 @@ def work(tmp_path: Path) -> Iterator[Work]:
     """Starts workers, and ends them after the test."""
     workers: list[WorkerProcess] = []
 
-    def start(lease: str = "a-lease", **stand_in: Any) -> WorkerProcess:
-        workers.append(WorkerProcess(tmp_path, lease, **stand_in))
+    def start(lease: str = "a-lease", code: str = "", **options: Any) -> WorkerProcess:
+        workers.append(WorkerProcess(tmp_path, lease, code, **options))
         return workers[-1]
 
     yield start
@@ -446,12 +557,155 @@ def test_a_worker_whose_server_is_dead_ends_at_once_and_leaves_the_rest_to_the_n
     assert Store(database).read(id).lease == "a-lease"
 
 
+def test_a_worker_that_is_told_to_stop_what_it_takes_up_later_does_not_paint_it(
+    database: Database, picture: str, work: Work
+) -> None:
+    store, worker = Store(database), work()
+    worker.hear(Ready)
+    id = "c" * 32
+    worker.tell(Cancel(id=id))
+    time.sleep(0.2)
+
+    store.submit(id=id, prompt="slow 30", control_url="", control_file=picture)
+    worker.tell(Wake())
+
+    assert worker.hear(Ended, id=id, status="failed").code == 1405
+    assert store.read(id).error == CANCELLED
+    assert not any(isinstance(message, Step) for message in worker.heard)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_worker_that_gets_a_signal_goes_on_since_ending_is_the_servers_to_order(
+    database: Database, asked: Callable[..., str], work: Work, number: int
+) -> None:
+    id = asked("slow 1", num_inference_steps=20)
+    worker = work(load_seconds=0.5)
+    worker.hear(Alive)
+    worker.signal(number)
+    worker.hear(Step, id=id)
+
+    worker.signal(number)
+
+    assert worker.hear(Ended, id=id).status == "completed"
+    worker.tell(Drain())
+    assert worker.wait() == 0
+
+
+def test_a_worker_that_is_told_to_drain_while_it_loads_ends_at_once(
+    database: Database, asked: Callable[..., str], work: Work
+) -> None:
+    id = asked()
+    worker = work(load_seconds=60)
+    worker.hear(Alive)
+    started = time.monotonic()
+
+    worker.tell(Drain())
+
+    assert worker.wait() == 0
+    assert time.monotonic() - started < 5
+    assert Store(database).read(id).attempts == 0
+
+
+def test_a_worker_whose_server_dies_while_it_loads_ends_at_once(work: Work) -> None:
+    worker = work(load_seconds=60)
+    worker.hear(Alive)
+    started = time.monotonic()
+
+    worker.end_input()
+
+    assert worker.wait() == 70
+    assert time.monotonic() - started < 5
+
+
+def test_a_worker_that_is_woken_while_it_loads_looks_once_it_can_paint(
+    database: Database, asked: Callable[..., str], work: Work
+) -> None:
+    worker = work(load_seconds=0.5)
+    worker.hear(Alive)
+    id = asked()
+    worker.tell(Wake())
+    worker.tell(Cancel(id="another" * 4))
+
+    assert worker.hear(Ended, id=id).status == "completed"
+    assert Store(database).read(id).attempts == 1
+
+
+#: A worker that forks while it loads, as torch.compile does; the child has all that it holds.
+FORKS = """
+import os, time
+from pathlib import Path
+from depthflux.server.worker import end, run_worker
+from stand_in import painter
+
+def load(start):
+    child = os.fork()
+    if child == 0:
+        time.sleep(60)
+        os._exit(0)
+    Path(start.data_dir, "child").write_text(str(child))
+    return painter.load(start)
+
+end(run_worker(load))
+"""
+
+
+@pytest.mark.parametrize("load_seconds", [0, 60], ids=["ready", "loads"])
+def test_a_worker_whose_server_is_dead_takes_along_what_it_has_started_and_frees_its_place(
+    tmp_path: Path, work: Work, load_seconds: int
+) -> None:
+    first = work("first", FORKS, leads_group=True, load_seconds=load_seconds)
+    first.hear(Alive if load_seconds else Ready)
+    child = tmp_path / "child"
+    ends_at = time.monotonic() + 10
+    while not (child.exists() and child.read_text()):
+        assert time.monotonic() < ends_at
+        time.sleep(0.01)
+
+    first.end_input()
+
+    assert first.wait() == -signal.SIGKILL
+    # The kernel frees the place when nobody has its file open any more.
+    work("second").hear(Ready, timeout_s=10)
+
+
+#: A worker whose painter fails with an error of ours, which another one has caused.
+WRAPS = """
+from depthflux.errors import GenerationError
+from depthflux.server.worker import end, run_worker
+from stand_in import painter
+
+class Wraps(painter.StandIn):
+    def paint(self, request, on_step):
+        if request.prompt != "paint":
+            raise GenerationError(f"compiling failed: {request.prompt}")
+        return super().paint(request, on_step)
+
+end(run_worker(lambda start: Wraps(start, {})))
+"""
+
+
+def test_an_error_of_ours_that_a_broken_device_has_caused_ends_the_worker_and_no_prediction(
+    database: Database, asked: Callable[..., str], work: Work
+) -> None:
+    store = Store(database)
+    harmless, broken = asked("no compiler is here"), asked("CUDA error: misaligned address")
+    worker = work(code=WRAPS)
+
+    assert worker.wait() == 75
+
+    one = store.read(harmless)
+    assert (one.status, one.code) == ("failed", 1403)
+    assert one.error == "compiling failed: no compiler is here"
+    left = store.read(broken)
+    assert (left.status, left.lease, left.error) == ("processing", "a-lease", "")
+
+
 def test_a_worker_that_cannot_load_says_why_and_ends_with_the_errors_code(work: Work) -> None:
     worker = work(refuse="the weights are missing")
 
     refused = worker.hear(Refused)
 
-    assert (refused.error, refused.exit_code) == ("the weights are missing", 3)
+    assert refused.error == "the weights are missing"
     assert worker.wait() == 3
 
 
@@ -469,3 +723,96 @@ def test_a_place_is_taken_only_when_its_earlier_worker_is_gone(
 
     assert waited
     second.hear(Ready)
+
+
+# What kills workers -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("first_attempts", "second_attempts", "side_by_side"),
+    [(0, 0, True), (0, 1, False), (1, 0, False)],
+    ids=[
+        "both are new",
+        "one comes again behind a new one",
+        "a new one behind one that comes again",
+    ],
+)
+def test_a_worker_takes_up_one_that_was_begun_before_alone(
+    database: Database,
+    asked: Callable[..., str],
+    work: Work,
+    first_attempts: int,
+    second_attempts: int,
+    side_by_side: bool,
+) -> None:
+    store = Store(database)
+    first, second = asked("slow 0.8", num_inference_steps=20), asked()
+    store.set(first, attempts=first_attempts)
+    store.set(second, attempts=second_attempts)
+    worker = work()
+
+    for id in (first, second):
+        assert worker.hear(Ended, id=id).status == "completed"
+
+    ended, begun = store.read(first).finished_at, store.read(second).started_at
+    assert ended is not None
+    assert begun is not None
+    assert (begun < ended) is side_by_side
+    assert [store.read(id).attempts for id in (first, second)] == [
+        first_attempts + 1,
+        second_attempts + 1,
+    ]
+
+
+#: A worker that dies in the last step of what is poisonous, when another one was taken beside it.
+DIES_OF_POISON = """
+import os, time
+from depthflux.server.worker import end, run_worker
+from stand_in import painter
+
+class Mortal(painter.StandIn):
+    def paint(self, request, on_step):
+        def step(number, total):
+            on_step(number, total)
+            if request.prompt == "poison" and number == total:
+                time.sleep(0.3)
+                os._exit(139)
+        return super().paint(request, step)
+
+end(run_worker(lambda start: Mortal(start, {})))
+"""
+
+
+@pytest.mark.parametrize("place", [0, 1], ids=["behind it", "before it"])
+def test_who_is_neighbour_of_what_kills_workers_is_painted_at_last(
+    database: Database, asked: Callable[..., str], work: Work, place: int
+) -> None:
+    """It loses an attempt beside it, and only one."""
+    store = Store(database)
+    prompts = ["poison", "paint", "paint"]
+    prompts[0], prompts[place] = prompts[place], prompts[0]
+    ids = [asked(prompt) for prompt in prompts]
+    poison = ids[prompts.index("poison")]
+    deaths = 0
+
+    # As the supervisor does; a worker that has nothing left to do drains.
+    while store.jobs.attempts_of_next() is not None:
+        worker = work(f"lease-{deaths}", DIES_OF_POISON)
+        try:
+            while not all(store.read(id).is_over for id in ids):
+                code = worker.poll()
+                if code is not None:
+                    assert code == 139
+                    deaths += 1
+                    break
+                time.sleep(0.01)
+        finally:
+            worker.close()
+        store.jobs.release(worker.lease, most_attempts=3)
+
+    ends = {id: store.read(id) for id in ids}
+    assert deaths == 3
+    assert (ends[poison].status, ends[poison].attempts) == ("failed", 3)
+    assert [one.status for id, one in ends.items() if id != poison] == ["completed"] * 2
+    # One of them was taken beside it the first time, so there was something to protect.
+    assert max(one.attempts for id, one in ends.items() if id != poison) == 2
