@@ -1,6 +1,7 @@
 """A stored prediction → the hosted document, with the addresses of the client that asks.
 
-Nothing is ever null and nothing optional is there without a value: old clients refuse both.
+Nothing is ever null and nothing optional is there without a value: old clients refuse both. Knows
+nothing of HTTP.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The application: the routes under both prefixes, and every error as the hosted form has it."""
+"""The application: the routes under both prefixes, and every error as the hosted form has it.
+
+Knows nothing of what routes do.
+"""
 
 from __future__ import annotations
 

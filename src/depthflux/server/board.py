@@ -1,7 +1,7 @@
 """What happens right now: how far predictions are, and who waits for one to end.
 
 All of it is in memory, of one event loop: what must not be lost is in the store, and who waits
-looks there, too, now and then.
+looks there, too, now and then. Knows nothing of who tells it.
 """
 
 from __future__ import annotations

@@ -44,6 +44,10 @@ _READING = "depthflux_reading"
 class Database:
     """The store's database, made where it is not there yet.
 
+    Attributes:
+        path: of its file.
+        engine: SQLAlchemy's; its transactions take their turn at writing when they begin.
+
     Raises:
         SettingsError: the file cannot be opened, or another version of depthflux made it.
     """

@@ -1,20 +1,27 @@
 """The server's own refusals, each with its HTTP status; they join the tree of depthflux.errors.
 
-RequestError
-├─ UnauthorizedError       no API key, or a wrong one           HTTP 401
-├─ NotFoundError           no such prediction, upload or path   HTTP 404
-├─ TooLargeError           the body is larger than accepted     HTTP 413
-├─ UnsupportedBodyError    the body is of another kind          HTTP 415
-└─ IdempotencyError        the key came with another request    HTTP 422
-BusyError                                                       HTTP 429
-└─ DrainingError           the server is about to end           HTTP 503
-SetupError
-└─ StoreError              the store cannot be read or written  HTTP 503
+    RequestError
+    ├─ UnauthorizedError       no API key, or a wrong one             HTTP 401
+    ├─ NotFoundError           no such prediction, upload or picture  HTTP 404
+    ├─ TooLargeError           the body is larger than accepted       HTTP 413
+    ├─ UnsupportedBodyError    the body is of another kind            HTTP 415
+    ├─ IdempotencyError        the key came with another request      HTTP 422
+    └─ ModeratedError          every picture was flagged              a task's code 1200
+    BusyError                                                         HTTP 429
+    └─ DrainingError           the server is about to end             HTTP 503
+    SetupError
+    ├─ StoreError              the store cannot be read or written    HTTP 503
+    └─ RefusedError            the engine cannot be loaded            exit code 3
+
+Knows nothing of HTTP beyond these numbers.
 """
 
 from __future__ import annotations
 
 from depthflux.errors import BusyError, RequestError, SetupError, show
+
+#: Task codes of the hosted endpoint that no error outside of the server has.
+CODE_MODERATED, CODE_FAILED, CODE_INTERNAL = 1200, 1405, 5000
 
 
 class UnauthorizedError(RequestError):
@@ -64,6 +71,17 @@ class IdempotencyError(RequestError):
         )
 
 
+class ModeratedError(RequestError):
+    """Every picture of a prediction was flagged, and the server is set to fail it then."""
+
+    hosted_code = CODE_MODERATED
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The safety checker flagged every picture; another prompt or seed may help."
+        )
+
+
 class DrainingError(BusyError):
     """The server finishes what runs and takes nothing new."""
 
@@ -73,3 +91,7 @@ class DrainingError(BusyError):
 
 class StoreError(SetupError):
     """The store cannot be read or written just now, such as on a full disk."""
+
+
+class RefusedError(SetupError):
+    """The engine cannot be loaded; the message is the worker's own."""

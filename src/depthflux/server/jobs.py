@@ -19,9 +19,10 @@ from sqlalchemy import BigInteger, Connection, bindparam, func, select, update
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from depthflux.server.database import Database
+from depthflux.server.errors import CODE_FAILED
 from depthflux.server.names import now_ms
 from depthflux.server.predictions import announce, failure
-from depthflux.server.rows import CANCELLED, CODE_FAILED, Stored, stored
+from depthflux.server.rows import CANCELLED, Stored, stored
 from depthflux.server.schema import predictions
 
 

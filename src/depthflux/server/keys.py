@@ -2,6 +2,7 @@
 
 What is kept of a key is its sha256, so neither a log nor a debugger's view of the server shows one.
 An owner is the first digits of it: enough to tell keys apart, nothing to log in with.
+Knows nothing of what a key may see.
 """
 
 from __future__ import annotations

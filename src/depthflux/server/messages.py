@@ -11,7 +11,8 @@
                       alive     said every few seconds; who falls silent loses its lease
                       refused   it cannot load, and why
 
-What must not be lost is in the store; these lines only make waiting short.
+What must not be lost is in the store; these lines only make waiting short. Knows nothing of
+processes.
 """
 
 from __future__ import annotations

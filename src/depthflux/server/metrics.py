@@ -1,5 +1,7 @@
 """What Prometheus is told. Names and units follow its conventions; no label holds a caller's text.
 
+Knows nothing of what is counted.
+
 Source: https://prometheus.io/docs/practices/naming/
 """
 
@@ -16,7 +18,17 @@ _SECONDS = (0.25, 0.5, 1, 2, 3, 5, 8, 13, 21, 34, 60, 120, 300, 900, 3600)
 
 
 class Metrics:
-    """A server's counters; each server has its own."""
+    """A server's counters; each server has its own.
+
+    Attributes:
+        http_requests: answers, by route, method and status.
+        predictions_ended: by how.
+        inference: of completed predictions, in seconds.
+        worker_restarts: workers that ended unasked.
+        webhooks: attempts, by what became of them.
+        refusals: submissions refused because too much waits or is asked for.
+        mean_inference_s: of the last ones, in seconds.
+    """
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()

@@ -1,4 +1,7 @@
-"""Words that nobody can guess, and the time: what rows and files are named and dated with."""
+"""Words that nobody can guess, and the time: what rows and files are named and dated with.
+
+Knows nothing of where they are used.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 Routes read their bodies themselves, to bound them and to refuse in the hosted form; so what a body
 may be is said here, by reference to the declaring classes, whose schemas are put in at the end.
+Knows nothing of what the routes do.
 """
 
 from __future__ import annotations

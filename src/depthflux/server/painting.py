@@ -1,4 +1,7 @@
-"""The real engine as a worker's painter: the only room of the server that imports torch."""
+"""The real engine as a worker's painter: the only room of the server that imports torch.
+
+Knows nothing of the store.
+"""
 
 from __future__ import annotations
 

@@ -17,11 +17,10 @@ from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select,
 from depthflux.contract import Status
 from depthflux.errors import BusyError
 from depthflux.server.database import Database
-from depthflux.server.errors import IdempotencyError
+from depthflux.server.errors import CODE_FAILED, IdempotencyError
 from depthflux.server.names import new_secret, now_ms
 from depthflux.server.rows import (
     CANCELLED,
-    CODE_FAILED,
     Caps,
     Idempotency,
     NewPrediction,

@@ -17,9 +17,6 @@ from depthflux.server.names import new_id
 from depthflux.server.schema import predictions
 from depthflux.server.uploads import Picture
 
-#: Task codes of the hosted endpoint that no exception of ours has.
-CODE_MODERATED, CODE_FAILED, CODE_INTERNAL = 1200, 1405, 5000
-
 CANCELLED = "The prediction was cancelled by its owner."
 
 
@@ -81,9 +78,26 @@ class Stored:
     """A prediction as it is in the store; times in milliseconds since 1970, None before they are.
 
     Attributes:
+        number: counts up in the order of acceptance.
+        id: 32 hexadecimal digits.
+        owner: whose.
+        status: as it is shown; it never goes back.
+        model: what ran; empty before.
+        fields: the request's but its control image, the seed drawn.
+        control_url: where the control image is fetched from; empty if it is here.
+        control_file: the name of an upload or an output; empty if it is fetched.
+        base: what the client's addresses begin with.
+        webhook_url: who is told; empty for nobody.
         secret: what the pictures' names begin with.
+        created_at: when it was accepted.
+        started_at: when it was first taken up.
+        finished_at: when it ended.
+        attempts: how often it was begun.
+        lease: the token of the worker that computes it; empty where none does.
         outputs: the pictures' file names, in order.
         flags: which pictures were withheld.
+        timings: milliseconds by phase; empty before it was completed.
+        error: why it failed, in words; empty if it did not.
         code: why it failed, as the hosted endpoint numbers it; 0 if it did not.
         cancelled: whether its owner asked to stop it.
     """

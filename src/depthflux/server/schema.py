@@ -1,7 +1,7 @@
 """The tables of the store. Times are milliseconds since 1970 in UTC, lists and objects JSON texts.
 
 Nothing in here is SQLite's alone: the same tables and statements are PostgreSQL's, which a test
-holds them to.
+holds them to. Knows nothing of connections.
 """
 
 from __future__ import annotations

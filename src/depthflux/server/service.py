@@ -52,6 +52,13 @@ class Service:
 
     Attributes:
         settings: the server's.
+        metrics: the counters.
+        board: progress, and who waits.
+        media: the pictures.
+        database: the store's.
+        predictions: those in it.
+        uploads: those in it.
+        outbox: the webhooks in it.
         intake: takes in submissions and uploads.
         limits: within which control images are read.
         is_draining: whether nothing new is taken.

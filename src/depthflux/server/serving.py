@@ -22,11 +22,12 @@ from typing import Any, NoReturn
 import uvicorn
 from fastapi import FastAPI
 
-from depthflux.errors import OutputError, SettingsError, SetupError
+from depthflux.errors import OutputError, SettingsError
 from depthflux.files import make_folder
 from depthflux.server.app import make_app
 from depthflux.server.board import Board
 from depthflux.server.database import STORE_PROBLEMS, Database
+from depthflux.server.errors import RefusedError
 from depthflux.server.jobs import Jobs
 from depthflux.server.keys import Keys
 from depthflux.server.media import Media
@@ -45,10 +46,6 @@ AGEING_S = 3600.0
 _CLOSING_S = 5
 #: Connections that wait to be accepted.
 _BACKLOG = 512
-
-
-class RefusedError(SetupError):
-    """The engine cannot be loaded; the message is the worker's own."""
 
 
 class Listener(uvicorn.Server):

@@ -2,7 +2,7 @@
 
 What has to be told is in the store's outbox, so it survives whatever is killed. The signature is
 the hosted endpoint's: HMAC-SHA256 under the owner's secret, without its prefix, over
-`{webhook-id}.{webhook-timestamp}.{body}`.
+`{webhook-id}.{webhook-timestamp}.{body}`. Knows nothing of what a webhook says.
 
 Source: https://wavespeed.ai/docs/docs-api/verifying_webhook
 """

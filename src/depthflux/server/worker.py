@@ -33,13 +33,12 @@ from depthflux.errors import (
     CancelledError,
     DepthFluxError,
     GenerationError,
-    RequestError,
     UnreadableImageError,
     first_line,
 )
 from depthflux.images import ReadLimits, SourceImage, read_image
 from depthflux.server.database import STORE_PROBLEMS, Database
-from depthflux.server.errors import StoreError
+from depthflux.server.errors import CODE_FAILED, CODE_INTERNAL, ModeratedError, StoreError
 from depthflux.server.jobs import Done, Jobs
 from depthflux.server.media import Media
 from depthflux.server.messages import (
@@ -59,9 +58,6 @@ from depthflux.server.messages import (
 from depthflux.server.names import new_error_word
 from depthflux.server.rows import (
     CANCELLED,
-    CODE_FAILED,
-    CODE_INTERNAL,
-    CODE_MODERATED,
     Stored,
     output_names,
 )
@@ -82,8 +78,6 @@ RETRY_S = 0.5
 
 #: Exit codes beside those of depthflux.errors; the server only logs them.
 EXIT_ORPHANED, EXIT_BROKEN = 70, 75
-
-MODERATED = "The safety checker flagged every picture; another prompt or seed may help."
 
 
 class Painter(Protocol):
@@ -207,7 +201,7 @@ class Worker:
         prediction = self._painter.paint(request, on_step)
         flags = prediction.has_nsfw_contents
         if self._start.fail_when_all_flagged and flags and all(flags):
-            raise ModeratedError(MODERATED)
+            raise ModeratedError
         names = output_names(job)
         for name, file in zip(names, prediction.files, strict=True):
             self._write(name, file.data)
@@ -291,12 +285,6 @@ def _insist(write: Callable[[], bool]) -> bool:
         except STORE_PROBLEMS as error:
             logger.warning("the store cannot be written: %s", first_line(error))
             time.sleep(RETRY_S)
-
-
-class ModeratedError(RequestError):
-    """Every picture was flagged, and the server is set to fail then."""
-
-    hosted_code = CODE_MODERATED
 
 
 def run_worker(load: Load) -> int:

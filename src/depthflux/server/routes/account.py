@@ -1,4 +1,7 @@
-"""Balance, models, prices, the webhook secret: what clients ask around their predictions."""
+"""Balance, models, prices, the webhook secret: what clients ask around their predictions.
+
+Knows nothing of predictions.
+"""
 
 from __future__ import annotations
 

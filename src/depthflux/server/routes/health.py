@@ -1,4 +1,7 @@
-"""Is it alive, can it take predictions, what does Prometheus read."""
+"""Is it alive, can it take predictions, what does Prometheus read.
+
+Knows nothing of why.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Uploads, tickets for uploads, and the addresses of pictures."""
+"""Uploads, tickets for uploads, and the addresses of pictures.
+
+Knows nothing of what pictures are for.
+"""
 
 from __future__ import annotations
 
