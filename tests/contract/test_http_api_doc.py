@@ -314,7 +314,7 @@ def test_the_table_of_refusals_has_every_class_of_the_server_with_its_status() -
     }
 
     assert {(declared(name).http_status, name) for _, name in listed} == listed
-    # What fails a task stands in the table of task codes; what ends the server is said over no HTTP.
+    # What fails a task stands in the other table; what ends the server is said over no HTTP.
     of_tasks = {name for _, _, name in table("code | when")}
     assert own <= {name for _, name in listed} | of_tasks | {"RefusedError"}
 
