@@ -11,7 +11,7 @@ Processes of two kinds share one folder:
     worker      worker       takes predictions, ends them once; taking is what its threads share
                 painting     the engine as its painter: the only room that imports torch
     the folder  database     SQLite: schema; rows, predictions, jobs, uploads, outbox; names
-                media        the pictures
+                media        the pictures; locks: who may be in it
 
 The store is the truth: whatever is killed, a prediction in it ends completed or failed, once. Lines
 between the processes only make waiting short.

@@ -30,11 +30,12 @@ from depthflux.server.database import STORE_PROBLEMS, Database
 from depthflux.server.errors import RefusedError
 from depthflux.server.jobs import Jobs
 from depthflux.server.keys import Keys
+from depthflux.server.locks import hold_data_dir
 from depthflux.server.media import Media
 from depthflux.server.metrics import Metrics
 from depthflux.server.service import Service
 from depthflux.server.settings import ServerSettings
-from depthflux.server.supervisor import COMMAND, Supervisor, hold_data_dir
+from depthflux.server.supervisor import COMMAND, Supervisor
 from depthflux.server.webhooks import Post, Postman
 from depthflux.settings import EngineSettings
 

@@ -11,20 +11,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import logging
 import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
 
-from depthflux.errors import SettingsError, first_line
+from depthflux.errors import first_line
 from depthflux.server.board import Board
 from depthflux.server.database import STORE_PROBLEMS
 from depthflux.server.jobs import Jobs
+from depthflux.server.locks import place_files, wait_until_free
 from depthflux.server.messages import (
     Cancel,
     Drain,
@@ -50,8 +49,6 @@ COMMAND = (sys.executable, "-m", "depthflux.server.worker")
 
 #: Longest pause before a worker that keeps dying is started again, in seconds.
 LONGEST_PAUSE_S = 60.0
-#: How long an earlier server's workers may take to notice that it is dead, in seconds.
-TAKEOVER_S = 30.0
 #: Longest line of a worker; an error may name every tensor of a model.
 LONGEST_LINE_BYTES = 16 * 2**20
 #: How long a dead worker's last words are waited for, in seconds.
@@ -60,7 +57,7 @@ _LAST_WORDS_S = 0.5
 _LAST_TRY_S = 2.0
 #: How long to wait before a lease is taken back again, in seconds.
 _STORE_PAUSE_S = 1.0
-#: How often it is looked whether they have, in seconds.
+#: How often it is looked whether a process has ended, in seconds.
 _LOOK_S = 0.05
 
 State = Literal["loading", "ready", "restarting", "stopped"]
@@ -140,8 +137,8 @@ class Supervisor:
         Raises:
             SettingsError: one of them does not end.
         """
-        for path in sorted(self._settings.data_dir.glob("worker-*.lock")):
-            await _wait_until_free(path)
+        for path in place_files(self._settings.data_dir):
+            await wait_until_free(path)
         failed = await asyncio.to_thread(
             self._jobs.release_all_but, (), most_attempts=self._settings.max_attempts
         )
@@ -384,47 +381,6 @@ class Supervisor:
                 self._add_place(f"cuda:{index}")
 
 
-def hold_data_dir(data_dir: Path) -> IO[bytes]:
-    """Take a data folder for this server alone, while the file is open.
-
-    Raises:
-        SettingsError: another server has it.
-    """
-    try:
-        file = (data_dir / "server.lock").open("wb")
-    except OSError as error:
-        raise _unusable(data_dir / "server.lock", error) from error
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        raise SettingsError(
-            f"data_dir={data_dir}: another server is using it.",
-            fix="Stop that one, or name another folder with --data-dir.",
-        ) from None
-    return file
-
-
-async def _wait_until_free(path: Path) -> None:
-    """Wait until no process holds a worker's place."""
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise _unusable(path, error) from error
-    with file:
-        for _ in range(int(TAKEOVER_S / _LOOK_S)):
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                await asyncio.sleep(_LOOK_S)
-            else:
-                return
-    raise SettingsError(
-        f"data_dir: a worker of an earlier server still holds {path}.",
-        fix="End that process and start again.",
-    )
-
-
 async def _death_of(process: asyncio.subprocess.Process) -> int:
     """Wait for a process's end, and its exit code.
 
@@ -442,13 +398,6 @@ def _pause_after(deaths: int) -> float:
         return 0.0
     # Bounded before it is raised to: a GPU may be gone for a weekend.
     return float(min(2.0 ** min(deaths - 2, 10), LONGEST_PAUSE_S))
-
-
-def _unusable(path: Path, error: OSError) -> SettingsError:
-    return SettingsError(
-        f"data_dir: {path} cannot be used: {error.strerror}.",
-        fix="Give it to the user that the server runs as, or name another folder with --data-dir.",
-    )
 
 
 def _environment() -> dict[str, str]:

@@ -16,7 +16,6 @@ Knows nothing of HTTP, and of torch only what its painter knows.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import io
 import logging
 import os
@@ -40,6 +39,7 @@ from depthflux.images import ReadLimits, SourceImage, read_image
 from depthflux.server.database import STORE_PROBLEMS, Database
 from depthflux.server.errors import CODE_FAILED, CODE_INTERNAL, ModeratedError, StoreError
 from depthflux.server.jobs import Done, Jobs
+from depthflux.server.locks import hold_slot
 from depthflux.server.media import Media
 from depthflux.server.messages import (
     Alive,
@@ -348,17 +348,6 @@ class Orders:
                 elif isinstance(message, Drain):
                     end(0)
         _end_orphaned()
-
-
-def hold_slot(data_dir: Path, slot: int) -> IO[bytes]:
-    """Wait for a worker's place to be free, and hold it while the file is open.
-
-    The kernel frees it when the process dies, however it dies: who holds it knows that no earlier
-    worker of this place computes any more.
-    """
-    file = (data_dir / f"worker-{slot}.lock").open("wb")
-    fcntl.flock(file, fcntl.LOCK_EX)
-    return file
 
 
 def _end_with_thread(what: threading.ExceptHookArgs) -> None:

@@ -24,13 +24,14 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from store_fixtures import Store
 
 from depthflux.errors import SettingsError
-from depthflux.server import supervisor as room
+from depthflux.server import locks
 from depthflux.server.board import Board
 from depthflux.server.database import Database
 from depthflux.server.jobs import Jobs
+from depthflux.server.locks import hold_data_dir
 from depthflux.server.metrics import Metrics
 from depthflux.server.settings import ServerSettings
-from depthflux.server.supervisor import Supervisor, hold_data_dir
+from depthflux.server.supervisor import Supervisor
 
 ID = "0123456789abcdef" * 2
 
@@ -724,7 +725,7 @@ def test_workers_of_an_earlier_server_are_waited_for(
 def test_an_earlier_worker_that_never_ends_is_named(
     tmp_path: Path, one_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(room, "TAKEOVER_S", 0.2)
+    monkeypatch.setattr(locks, "TAKEOVER_S", 0.2)
 
     async def run() -> None:
         with (tmp_path / "worker-0.lock").open("wb") as held:
@@ -753,7 +754,7 @@ def test_a_folder_is_free_once_its_server_was_killed(tmp_path: Path) -> None:
     code = """
 import os, sys
 from pathlib import Path
-from depthflux.server.supervisor import hold_data_dir
+from depthflux.server.locks import hold_data_dir
 held = hold_data_dir(Path(sys.argv[1]))
 print("held", flush=True)
 sys.stdin.readline()
