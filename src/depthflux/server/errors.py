@@ -18,10 +18,16 @@ Knows nothing of HTTP beyond these numbers.
 
 from __future__ import annotations
 
-from depthflux.errors import BusyError, RequestError, SetupError, show
+from depthflux.errors import BusyError, RequestError, SetupError
 
 #: Task codes of the hosted endpoint that no error outside of the server has.
 CODE_MODERATED, CODE_FAILED, CODE_INTERNAL = 1200, 1405, 5000
+
+_NO_KEY = (
+    "Authorization: the API key is missing or wrong; send the header Authorization: Bearer KEY "
+    "with a key of this server."
+)
+_ALL_FLAGGED = "The safety checker flagged every picture; another prompt or seed may help."
 
 
 class UnauthorizedError(RequestError):
@@ -29,13 +35,8 @@ class UnauthorizedError(RequestError):
 
     http_status = 401
 
-    def __init__(self) -> None:
-        super().__init__(
-            "Authorization: the API key is missing or wrong; send the header "
-            "Authorization: Bearer KEY with a key of this server.",
-            field="Authorization",
-            allowed="Bearer KEY",
-        )
+    def __init__(self, message: str = _NO_KEY) -> None:
+        super().__init__(message, field="Authorization", allowed="Bearer KEY")
 
 
 class NotFoundError(RequestError):
@@ -61,25 +62,14 @@ class IdempotencyError(RequestError):
 
     http_status = 422
 
-    def __init__(self, key: str) -> None:
-        super().__init__(
-            f"Idempotency-Key={show(key)} came with another request before; use a new key for a "
-            "new request.",
-            field="Idempotency-Key",
-            value=key,
-            allowed="a key for each request",
-        )
-
 
 class ModeratedError(RequestError):
     """Every picture of a prediction was flagged, and the server is set to fail it then."""
 
     hosted_code = CODE_MODERATED
 
-    def __init__(self) -> None:
-        super().__init__(
-            "The safety checker flagged every picture; another prompt or seed may help."
-        )
+    def __init__(self, message: str = _ALL_FLAGGED) -> None:
+        super().__init__(message)
 
 
 class DrainingError(BusyError):

@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select, update
 
 from depthflux.contract import Status
-from depthflux.errors import BusyError
+from depthflux.errors import BusyError, show
 from depthflux.server.database import Database
 from depthflux.server.errors import CODE_FAILED, IdempotencyError
 from depthflux.server.names import new_secret, now_ms
@@ -287,7 +287,13 @@ def _brought_before(connection: Connection, owner: str, once: Idempotency) -> St
     if before is None:
         return None
     if before.fingerprint != once.fingerprint:
-        raise IdempotencyError(once.key)
+        raise IdempotencyError(
+            f"Idempotency-Key={show(once.key)} came with another request before; use a new key "
+            "for a new request.",
+            field="Idempotency-Key",
+            value=once.key,
+            allowed="a key for each request",
+        )
     row = connection.execute(select(predictions).where(predictions.c.id == before.prediction)).one()
     return stored(row)
 
