@@ -172,7 +172,7 @@ class Intake:
         """
         picture = None
         if asked.picture is not None:
-            picture = self._write_picture(asked.picture, flush=False)
+            picture = self._write_picture(asked.picture, field="control_image", flush=False)
         new = NewPrediction(
             owner=owner,
             fields=asked.request.fields(),
@@ -248,8 +248,7 @@ class Intake:
             UnreadableImageError: it is no usable picture.
             StoreError: the disk is full, or refuses.
         """
-        inspect_picture(data, limits=self._limits, field="file")
-        picture = self._write_picture(data, flush=True)
+        picture = self._write_picture(data, field="file", flush=True)
         self._uploads.add(picture, owner)
         self._keep_on_disk()
         return picture
@@ -333,8 +332,8 @@ class Intake:
         except OSError as error:
             raise StoreError(f"the upload cannot be kept just now: {error.strerror}.") from error
 
-    def _write_picture(self, data: bytes, *, flush: bool) -> Picture:
-        format = inspect_picture(data, limits=self._limits)
+    def _write_picture(self, data: bytes, *, field: str, flush: bool) -> Picture:
+        format = inspect_picture(data, limits=self._limits, field=field)
         name = f"{new_secret()}.{EXTENSIONS[format]}"
         digest = self._media.write_upload(name, data, flush=flush)
         return Picture(name=name, size=len(data), sha256=digest, media_type=MEDIA_TYPES[format])

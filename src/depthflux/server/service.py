@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
-import time
 from collections.abc import Callable
 from typing import Literal, ParamSpec, TypeVar
 
@@ -60,6 +59,7 @@ class Service:
         uploads: those in it.
         outbox: the webhooks in it.
         intake: takes in submissions and uploads.
+        rates: how often each key may ask.
         limits: within which control images are read.
         is_draining: whether nothing new is taken.
         has_stopped: whether nothing is computed any more.
@@ -94,7 +94,7 @@ class Service:
             retry_after_s=self._retry_after_s,
         )
         self._writers = asyncio.Semaphore(MOST_WRITERS)
-        self._rates = Rates(settings.key_requests_per_minute)
+        self.rates = Rates(settings.key_requests_per_minute)
 
     async def write(
         self, call: Callable[Given, Found], *args: Given.args, **named: Given.kwargs
@@ -159,10 +159,6 @@ class Service:
         states = self.supervisor.states if self.supervisor else []
         return self.metrics.render(self.predictions.counts, states.count("ready"))
 
-    async def wait(self, id: str, timeout_s: float) -> None:
-        """Wait until a prediction may have ended, at the most so long."""
-        await self.board.wait(id, timeout_s)
-
     @property
     def model(self) -> str:
         """The id of the model that is loaded; empty before."""
@@ -173,20 +169,7 @@ class Service:
         workers = max(len(self.supervisor.places) if self.supervisor else 1, 1)
         return max(1.0, max(before / 10, 1.0) * self.metrics.mean_inference_s / workers)
 
-    @staticmethod
-    def now_s() -> float:
-        """Seconds that never go back, whatever is done to the clock."""
-        return time.monotonic()
-
     # Workers -----------------------------------------------------------------------------------
-
-    def take_token(self, owner: str) -> None:
-        """Count a submission or an upload.
-
-        Raises:
-            BusyError: the key has asked too often.
-        """
-        self._rates.take(owner)
 
     def wake(self) -> None:
         """Tell the workers that a prediction waits."""

@@ -47,7 +47,7 @@ _CACHE = "private, max-age=86400, immutable"
 )
 async def upload(request: Request, service: Served, owner: Owner, origin: Origin) -> JSONResponse:
     """Take in a picture as the multipart field `file`; its address is good as control_image."""
-    service.take_token(owner)
+    service.rates.take(owner)
     filename, data = await read_file(request, service.limits.max_bytes)
     picture = await service.write(service.intake.upload, data, owner)
     url = f"{origin}/media/{picture.name}"
@@ -66,7 +66,7 @@ async def promise(
     request: Request, service: Served, owner: Owner, base: Base, origin: Origin
 ) -> JSONResponse:
     """A secret address that one picture's bytes can be put to, without Authorization."""
-    service.take_token(owner)
+    service.rates.take(owner)
     query = read_document(await read_object(request), TicketQuery)
     ticket = await service.write(
         service.intake.promise, query.filename, query.content_type, query.size, owner

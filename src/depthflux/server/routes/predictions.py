@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -75,7 +76,7 @@ async def submit(
     """Take a prediction in; with `enable_sync_mode`, answer when it has ended."""
     _require_open(service)
     key = _check_key(idempotency_key)
-    service.take_token(owner)
+    service.rates.take(owner)
     most = int(service.limits.max_bytes * _BASE64_FACTOR) + _FIELDS_BYTES
     fields = await read_object(request, most)
     one, is_new = await service.write(
@@ -178,13 +179,13 @@ async def cancel(service: Served, owner: Owner, base: Base, id: Id) -> JSONRespo
 
 async def _answer_when_over(service: Service, id: str, owner: str, base: str) -> JSONResponse:
     """The final answer, or after some time the one that says to go on asking."""
-    ends_at = service.now_s() + service.settings.sync_timeout_s
+    ends_at = time.monotonic() + service.settings.sync_timeout_s
     while True:
         one = service.find(id, owner)
-        left_s = ends_at - service.now_s()
+        left_s = ends_at - time.monotonic()
         if one.is_over or left_s <= 0 or service.has_stopped:
             break
-        await service.wait(id, min(left_s, _LOOK_S))
+        await service.board.wait(id, min(left_s, _LOOK_S))
     if one.is_over:
         return await _show(service, one, base)
     shown = still_running(service.show(one, base), service.settings.sync_timeout_s)
