@@ -18,7 +18,11 @@ from typing import Any, Self, TypeVar
 import httpx
 from PIL import Image
 
+import depthflux
+
 ROOT = Path(__file__).resolve().parents[2]
+#: The depthflux that is imported here runs there, too: scripts/undefended imports a changed copy.
+SOURCE = Path(depthflux.__file__).resolve().parents[1]
 Found = TypeVar("Found")
 
 SUBMIT = "/api/v3/wavespeed-ai/flux-control-lora-depth"
@@ -93,7 +97,7 @@ class StandInServer:
         environment = {
             **os.environ,
             "STAND_IN": json.dumps(self._stand_in),
-            "PYTHONPATH": os.pathsep.join((str(ROOT / "src"), str(ROOT / "scripts"))),
+            "PYTHONPATH": os.pathsep.join((str(SOURCE), str(ROOT / "scripts"))),
         }
         settings = {**self._settings, "data_dir": str(self.data_dir)}
         with self.log.open("ab") as log:
