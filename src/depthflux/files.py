@@ -6,9 +6,11 @@ nothing of what is in the files.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import secrets
+import stat
 from pathlib import Path
 
 from depthflux.errors import OutputError
@@ -88,6 +90,37 @@ def flush_file(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def is_regular(path: Path) -> bool:
+    """Whether a path is a regular file itself: no link to one, no folder, pipe or device."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except (OSError, ValueError):  # ValueError: a NUL character in the path
+        return False
+
+
+def read_regular(path: Path) -> bytes:
+    """The bytes of a regular file, which is no link to one either.
+
+    Raises:
+        FileNotFoundError: there is none.
+        OSError: it cannot be read.
+    """
+    try:
+        # Without waiting for the writer of a pipe.
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise FileNotFoundError(errno.ENOENT, "is a link", str(path)) from error
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise FileNotFoundError(errno.ENOENT, "is no regular file", str(path))
+        with os.fdopen(handle, "rb", closefd=False) as file:
+            return file.read()
     finally:
         os.close(handle)
 

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
 
 from depthflux.errors import OutputError
-from depthflux.files import make_folder, sha256_of_file, write_atomically
+from depthflux.files import (
+    is_regular,
+    make_folder,
+    read_regular,
+    sha256_of_file,
+    write_atomically,
+)
 
 
 def test_a_file_is_written_whole_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
@@ -49,6 +56,33 @@ def test_a_folder_below_a_file_is_one_clear_error(tmp_path: Path) -> None:
         make_folder(tmp_path / "file" / "out")
 
     assert caught.value.field == "out"
+
+
+def test_a_regular_file_is_read_whole(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"abc")
+
+    assert is_regular(tmp_path / "file")
+    assert read_regular(tmp_path / "file") == b"abc"
+
+
+def test_a_link_to_a_file_is_none_to_read(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"abc")
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+
+    assert not is_regular(tmp_path / "link")
+    with pytest.raises(FileNotFoundError):
+        read_regular(tmp_path / "link")
+
+
+def test_a_folder_a_pipe_and_what_is_not_there_are_no_files_to_read(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+
+    for name in ("folder", "pipe", "nothing"):
+        assert not is_regular(tmp_path / name)
+        with pytest.raises(FileNotFoundError):
+            read_regular(tmp_path / name)
+    assert not is_regular(tmp_path / "file\0")
 
 
 def test_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 Judges addresses, not names: a name says nothing, since whoever owns it can let it point anywhere
 and change that between two questions. So a name is resolved once, every address it has must be
-public, and only these addresses are connected to. Knows nothing of HTTP.
+public and another machine's, and only these addresses are connected to. Knows nothing of HTTP.
 """
 
 from __future__ import annotations
@@ -34,6 +34,10 @@ _RESERVED_IPV6 = (
     ipaddress.IPv6Network("2001::/23"),  # IETF assignments, Teredo among them
     ipaddress.IPv6Network("3fff::/20"),  # documentation, RFC 9637
 )
+
+#: Addresses of a name that are tried: no name of a picture needs more, and a stranger's name with
+#: thousands of them must not make this machine knock at each.
+MOST_TRIED = 8
 
 #: Hosts that end in a number are addresses in one of inet_aton's spellings (WHATWG URL, 3.5).
 _ENDS_IN_NUMBER = re.compile(r"(?:^|\.)(?:[0-9]+|0[xX][0-9a-fA-F]*)\.?$")
@@ -79,27 +83,47 @@ def _is_public_ipv4(address: _IPv4) -> bool:
     return address.is_global and not reserved and not known
 
 
+def is_own(address: str) -> bool:
+    """Whether an address is this machine's: what comes from itself passes no firewall.
+
+    Where the system lets programs bind addresses that it does not have (`ip_nonlocal_bind`), every
+    address counts as its own.
+    """
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.bind((address, 0))
+    except OSError:
+        return False
+    return True
+
+
+def may_be_reached(address: str) -> bool:
+    """Whether a stranger's URL may lead to an address: a public one, of another machine."""
+    return is_public(address) and not is_own(address)
+
+
 def approved_addresses(
     host: str, port: int, *, resolver: Resolver, allow_private: bool, timeout_s: float
 ) -> list[str]:
-    """The addresses of a host that may be connected to: all of them, or an error.
+    """The addresses of a host that may be connected to: the first ones, if all of them may be.
 
     Args:
         host: a name, an IPv4 address, or an IPv6 address without brackets.
         port: of the later connection.
         resolver: asked once, for names only.
-        allow_private: accept addresses that are not public too.
+        allow_private: accept addresses too that are not public, or are this machine's.
         timeout_s: longest wait for the resolver, in seconds.
 
     Raises:
-        PictureProblemError: it does not resolve, or one of its addresses is not public.
+        PictureProblemError: it does not resolve, or one of its addresses may not be reached.
     """
     literal = _literal(host)
     addresses = [literal] if literal else _resolve_within(resolver, host, port, timeout_s)
     if not addresses:
         raise PictureProblemError(f"the host {host} has no address", "check the URL")
-    if allow_private or all(is_public(address) for address in addresses):
-        return addresses
+    if allow_private or all(may_be_reached(address) for address in addresses):
+        return addresses[:MOST_TRIED]
     # Which address it is stays unsaid: a server's callers could map its network that way.
     raise PictureProblemError(
         f"the host {host} leads to a private, loopback or otherwise not public address",

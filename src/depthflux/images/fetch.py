@@ -13,7 +13,6 @@ import io
 import ssl
 from dataclasses import dataclass
 from typing import BinaryIO
-from urllib.parse import urljoin
 
 import httpx
 
@@ -22,7 +21,7 @@ from depthflux.images.addresses import Resolver, approved_addresses, resolve
 from depthflux.images.container import PictureProblemError
 from depthflux.images.limits import ReadLimits, megabytes
 from depthflux.images.pinned import Deadline, exchange
-from depthflux.images.url import Target, parse_url, shown_url
+from depthflux.images.url import Target, parse_url, redirected_url, shown_url
 
 __all__ = ["PICTURE", "Wanted", "check_url", "fetch", "fetch_into", "shown_url"]
 
@@ -165,17 +164,20 @@ class _Fetch:
 
     def follow(self, url: str) -> None:
         """Take the bytes at the end of the redirects."""
+        is_secure = False
         for _ in range(self._limits.max_redirects + 1):
             target = parse_url(url)
             if self._wanted.https_only and target.scheme != "https":
                 raise PictureProblemError("only https URLs are fetched here", "check the scheme")
+            if is_secure and target.scheme != "https":
+                raise PictureProblemError(
+                    "the server redirects from https to http", "use the URL it ends at"
+                )
+            is_secure = target.scheme == "https"
             redirect = self._hop(target)
             if redirect is None:
                 return
-            try:
-                url = urljoin(url, redirect.location)
-            except ValueError:
-                raise PictureProblemError("the server redirects to no URL") from None
+            url = redirected_url(url, redirect.location)
         raise PictureProblemError(
             f"the server redirects more than {self._limits.max_redirects} times",
             "use the URL it ends at",

@@ -6,8 +6,10 @@ that allows two readings is refused. Knows no network.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from dataclasses import dataclass
+from urllib.parse import urljoin
 
 from depthflux.images.container import PictureProblemError
 
@@ -17,6 +19,13 @@ _AUTHORITY = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([a-zA-Z0-9._-]+))(?::([0-9]{1
 #: of surrogate pairs are no text at all.
 _AMBIGUOUS = re.compile(r"[\x00-\x20\x7f-\xa0\\\ud800-\udfff]")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+#: Ports of protocols that take each line for a command, so that a request of ours could be one:
+#: FTP, SSH, telnet, mail, news, IRC, printers, Redis, memcached. Browsers keep such a list, too
+#: (Fetch, 2.9 "port blocking"), without the last three.
+_LINE_PORTS = frozenset(
+    {20, 21, 22, 23, 25, 109, 110, 119, 143, 465, 512, 513, 514, 515, 563, 587, 601, 989, 990, 993}
+    | {995, 2049, 4190, 6000, 6665, 6666, 6667, 6668, 6669, 6697, 6379, 9100, 11211}
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +82,39 @@ def parse_url(url: str) -> Target:
             "the URL's host or port is no plain one",
             "write host names in ASCII (xn--…) and ports from 1 to 65535",
         )
+    if port in _LINE_PORTS:
+        raise PictureProblemError(
+            f"port {port} is another protocol's", "use a port that a web server listens on"
+        )
+    if parts.group(1) and not _is_ipv6(parts.group(1)):
+        raise PictureProblemError("the URL's host is no IPv6 address", "write no other in brackets")
     host = (parts.group(1) or parts.group(2)).lower()
     return Target(scheme=scheme.lower(), host=host, port=port, path=(path or "/") + (query or ""))
+
+
+def redirected_url(url: str, location: str) -> str:
+    """Where a redirect leads: its location, which may be relative to the URL that was asked.
+
+    Raises:
+        PictureProblemError: it is no URL, or one that can be read in two ways.
+    """
+    # Before joining, which would drop some of these characters.
+    if _AMBIGUOUS.search(location):
+        raise PictureProblemError(
+            "the server redirects to a URL with a space, a backslash or a control character"
+        )
+    try:
+        return urljoin(url, location)
+    except ValueError:
+        raise PictureProblemError("the server redirects to no URL") from None
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def shown_url(url: str) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import os
 from pathlib import Path
 from typing import IO
 
@@ -28,7 +29,7 @@ def hold_data_dir(data_dir: Path) -> IO[bytes]:
         SettingsError: another server has it.
     """
     try:
-        file = (data_dir / "server.lock").open("wb")
+        file = _open(data_dir / "server.lock")
     except OSError as error:
         raise _unusable(data_dir / "server.lock", error) from error
     try:
@@ -52,7 +53,7 @@ async def wait_until_free(path: Path) -> None:
         SettingsError: the file cannot be used, or its holder does not end.
     """
     try:
-        file = path.open("rb")
+        file = _open(path)
     except OSError as error:
         raise _unusable(path, error) from error
     with file:
@@ -69,6 +70,15 @@ async def wait_until_free(path: Path) -> None:
     )
 
 
+def _open(path: Path) -> IO[bytes]:
+    """A lock's file, made where it is not there.
+
+    Not emptied, and not where a link leads: its name is known to everybody, and a link in its place
+    would have emptied another file.
+    """
+    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "wb")
+
+
 def _unusable(path: Path, error: OSError) -> SettingsError:
     return SettingsError(
         f"data_dir: {path} cannot be used: {error.strerror}.",
@@ -81,7 +91,7 @@ def hold_slot(data_dir: Path, slot: int) -> IO[bytes]:
 
     Who holds it knows that no earlier worker of this place computes any more.
     """
-    file = (data_dir / f"worker-{slot}.lock").open("wb")
+    file = _open(data_dir / f"worker-{slot}.lock")
     fcntl.flock(file, fcntl.LOCK_EX)
     return file
 

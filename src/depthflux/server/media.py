@@ -1,6 +1,7 @@
 """Where pictures lie: outputs and uploads, two folders of files with names nobody can guess.
 
-A file is whole or not there. What no row of the store names is swept away: it was left by a
+A file is whole or not there, and no link: one that somebody has put in its place is not followed,
+neither for reading nor for writing. What no row of the store names is swept away: it was left by a
 process that was killed between the two.
 
 Knows nothing of rows.
@@ -16,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from depthflux.errors import OutputError
-from depthflux.files import flush_file, make_folder, write_atomically
+from depthflux.files import flush_file, is_regular, make_folder, read_regular, write_atomically
 from depthflux.server.errors import StoreError
 from depthflux.server.names import is_file_name
 
@@ -79,7 +80,7 @@ class Media:
         if not is_file_name(name):
             return None
         for folder in (self.uploads, self.outputs):
-            if (folder / name).is_file():
+            if is_regular(folder / name):
                 return folder / name
         return None
 
@@ -87,7 +88,7 @@ class Media:
         """The bytes of the file of this name, an upload or an output; None where there is none."""
         path = self.find(name)
         try:
-            return None if path is None else path.read_bytes()
+            return None if path is None else read_regular(path)
         except FileNotFoundError:  # deleted just now
             return None
 
@@ -97,7 +98,7 @@ class Media:
         Raises:
             FileNotFoundError: one of them is gone.
         """
-        return [(self.outputs / name).read_bytes() for name in names]
+        return [read_regular(self.outputs / name) for name in names]
 
     def remove_outputs(self, names: list[str]) -> None:
         """Delete finished pictures, as far as they are there."""

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from depthflux.images.addresses import approved_addresses, is_public
+from depthflux.images.addresses import approved_addresses, is_own, is_public
 from depthflux.images.container import PictureProblemError
 
 PUBLIC = ["93.184.216.34", "8.8.8.8", "2606:4700:4700::1111", "64:ff9b::808:808",
@@ -67,6 +67,31 @@ def test_one_private_address_among_public_ones_is_enough_to_refuse():
 
     assert "10.0.0.1" not in str(caught.value)
     assert approve("mixed", names, allow_private=True) == ["8.8.8.8", "10.0.0.1"]
+
+
+def test_an_address_of_this_machine_is_its_own_and_another_is_not():
+    assert is_own("127.0.0.1")
+    assert not is_own("8.8.8.8")
+    assert not is_own("2606:4700:4700::1111")
+
+
+def test_a_public_address_of_this_machine_is_refused_as_a_private_one_is(monkeypatch):
+    # What comes from the machine itself passes no firewall. Here its address plays a public one.
+    monkeypatch.setattr("depthflux.images.addresses.is_public", lambda address: True)
+    names = Names(itself=["127.0.0.1"])
+
+    with pytest.raises(PictureProblemError, match="not public address"):
+        approve("itself", names)
+
+    assert approve("itself", names, allow_private=True) == ["127.0.0.1"]
+
+
+def test_of_a_name_with_very_many_addresses_only_the_first_are_given():
+    many = [f"8.8.{n // 256}.{n % 256}" for n in range(2000)]
+
+    assert approve("many", Names(many=many)) == many[:8]
+    with pytest.raises(PictureProblemError, match="not public address"):
+        approve("many", Names(many=[*many, "10.0.0.1"]))
 
 
 def test_an_address_is_judged_without_asking():

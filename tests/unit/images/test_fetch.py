@@ -123,7 +123,7 @@ def test_fetch_judges_the_second_hop_like_the_first(serve, monkeypatch):
     # The machine of a.example plays the internet: 127.0.0.1 counts as public while it is asked.
     public = {"127.0.0.1": True}
     monkeypatch.setattr(
-        "depthflux.images.addresses.is_public", lambda address: public.pop(address, False)
+        "depthflux.images.addresses.may_be_reached", lambda address: public.pop(address, False)
     )
 
     with pytest.raises(errors.ImageFetchError, match=r"the host 127\.0\.0\.1 leads to a private"):
@@ -143,6 +143,16 @@ def test_fetch_refuses_redirects_to_odd_places(serve, location):
 
     with pytest.raises(errors.ImageFetchError):
         fetch(server.url, limits=OPEN)
+
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("location", ["/c\td", "/c d", "/c\\d"])
+def test_fetch_does_not_tidy_up_where_a_redirect_leads(serve, location):
+    server = serve(redirect(location))
+
+    with pytest.raises(errors.ImageFetchError, match="redirects to a URL with a space"):
+        fetch(f"{server.url}/a", limits=OPEN)
 
     assert len(server.requests) == 1
 
@@ -279,6 +289,21 @@ def test_fetch_checks_the_certificate_against_the_name_not_the_address(tls_serve
     assert len(tls_server.requests) == 1
 
 
+def test_fetch_does_not_follow_a_redirect_from_https_to_http(serve):
+    plain = serve(answer(b"picture"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(CERTIFICATE)
+    secure = serve(redirect(f"http://pictures.example:{plain.port}/"), tls=context)
+    trusting = ssl.create_default_context(cafile=str(CERTIFICATE))
+    url = f"https://pictures.example:{secure.port}/"
+
+    with pytest.raises(errors.ImageFetchError, match="redirects from https to http"):
+        fetch(url, limits=OPEN, resolver=Names(["127.0.0.1"]), tls=trusting)
+
+    assert len(secure.requests) == 1
+    assert plain.requests == []
+
+
 def test_fetch_trusts_no_unknown_certificate(tls_server, monkeypatch):
     monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
 
@@ -317,7 +342,10 @@ def test_fetch_says_where_no_tls_is_spoken(serve):
         ("http://a%2eexample/", "no plain one"),
         ("http://[fe80::1%25eth0]/", "no plain one"),
         ("http://[::1/", "no plain one"),
-        ("http://[1.2]/", "unusual spelling|cannot be resolved"),
+        ("http://[1.2]/", "no IPv6 address"),
+        ("http://[:::1]/", "no IPv6 address"),
+        ("http://a.example:22/", "port 22 is another protocol's"),
+        ("https://a.example:6379/", "port 6379 is another protocol's"),
         ("http:a.example", "only http and https"),
         ("https:/a.example/", "only http and https"),
         ("http://a..example/", "cannot be resolved"),
