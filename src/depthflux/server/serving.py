@@ -26,6 +26,7 @@ from depthflux.errors import OutputError, SettingsError
 from depthflux.files import make_folder
 from depthflux.server.app import make_app
 from depthflux.server.board import Board
+from depthflux.server.crowd import Crowd, Patience, make_room
 from depthflux.server.database import STORE_PROBLEMS, Database
 from depthflux.server.errors import RefusedError
 from depthflux.server.jobs import Jobs
@@ -37,6 +38,7 @@ from depthflux.server.service import Service
 from depthflux.server.settings import ServerSettings
 from depthflux.server.supervisor import COMMAND, Supervisor
 from depthflux.server.webhooks import Post, Postman
+from depthflux.server.wire import Connection, connections
 from depthflux.settings import EngineSettings
 
 logger = logging.getLogger("depthflux")
@@ -87,8 +89,7 @@ def serve(
     require_keys(settings, keys)
     data_dir = settings.data_dir.expanduser().absolute()
     settings = settings.model_copy(update={"data_dir": data_dir})
-    _make_data_dir(data_dir)
-    with hold_data_dir(data_dir), _listen(settings) as listening:
+    with _private_files(), _own_folder(data_dir), _listen(settings) as listening:
         database = Database(data_dir)
         try:
             running = Running(settings, engine_settings, database, keys, target, given, command)
@@ -116,6 +117,27 @@ def _run(serving: Coroutine[Any, Any, None]) -> None:
         loop.run_until_complete(serving)
     finally:
         loop.close()
+
+
+@contextlib.contextmanager
+def _private_files() -> Iterator[None]:
+    """Meanwhile this process and its workers make files that other users cannot read.
+
+    Whatever the folder lets them: it may have been there before, or be a container's volume.
+    """
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+@contextlib.contextmanager
+def _own_folder(data_dir: Path) -> Iterator[None]:
+    """Make the data folder where it is not there, and hold it meanwhile."""
+    _make_data_dir(data_dir)
+    with hold_data_dir(data_dir):
+        yield
 
 
 def _make_data_dir(data_dir: Path) -> None:
@@ -162,7 +184,15 @@ class Running:
     ) -> None:
         board, metrics, media = Board(), Metrics(), Media(settings.data_dir)
         media.remove_partial_uploads()
-        self.service = Service(settings, engine_settings, database, media, board, metrics)
+        self.service = Service(
+            settings,
+            engine_settings,
+            database,
+            media,
+            board,
+            metrics,
+            has_several_keys=len(keys) > 1,
+        )
         self._postman = Postman(
             self.service.outbox, metrics, Post(limits=self.service.limits), self.service.body_of
         )
@@ -192,7 +222,8 @@ class Running:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
-        listener = Listener(_config(self._app))
+        crowd = Crowd(Patience(connections=make_room()))
+        listener = Listener(_config(self._app, connections(crowd, self.service.metrics)))
         serving = asyncio.create_task(listener.serve(sockets=[listening]))
         starting = asyncio.create_task(self._start_workers())
         tasks = [
@@ -289,10 +320,10 @@ def _listen(settings: ServerSettings) -> Iterator[socket.socket]:
         yield listening
 
 
-def _config(app: FastAPI) -> uvicorn.Config:
+def _config(app: FastAPI, connection: type[Connection]) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http="httptools",
+        http=connection,
         ws="none",
         lifespan="off",
         # Addresses hold secrets, and counters say what an access log would.
