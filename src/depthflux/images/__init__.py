@@ -4,6 +4,8 @@
     source      read_image: whatever a caller gives → RGB pixels; inspect_picture: judged only
     text        is a text a URL, a data URI, base64 or a path?
     fetch       a URL → bytes, without reaching into private networks; pinned: one exchange of it
+    decoding    stripped bytes → pixels, all that Pillow does to them; isolated: in a process of its
+                own, decoding_process; decoding_words is how they talk
     pixels      any mode or dtype → uint8 sRGB, 16-bit grey
     encode      pixels → PNG, JPEG, WebP
     record      the JSON document inside a picture
@@ -15,6 +17,7 @@ Knows nothing of depth, models or requests.
 from depthflux.images.container import EXTENSIONS, MEDIA_TYPES, PictureFormat
 from depthflux.images.encode import encode_image
 from depthflux.images.formats import format_of
+from depthflux.images.isolated import IsolatedDecoder
 from depthflux.images.limits import DEFAULT_LIMITS, ReadLimits
 from depthflux.images.packing import MAX_RECORD_BYTES
 from depthflux.images.record import MAX_EMBEDDED_IMAGE_BYTES, embed, read_record
@@ -31,6 +34,7 @@ __all__ = [
     "MAX_EMBEDDED_IMAGE_BYTES",
     "MAX_RECORD_BYTES",
     "MEDIA_TYPES",
+    "IsolatedDecoder",
     "PictureFormat",
     "ReadLimits",
     "SourceImage",

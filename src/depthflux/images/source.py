@@ -9,11 +9,8 @@ know what the picture is for.
 from __future__ import annotations
 
 import hashlib
-import io
 import os
-import re
-import struct
-import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from functools import cached_property
@@ -29,6 +26,13 @@ from depthflux.images.container import (
     Header,
     PictureFormat,
     PictureProblemError,
+)
+from depthflux.images.decoding import (
+    DECODER_ERRORS,
+    MemoryProblemError,
+    Pixels,
+    decode,
+    unreadable,
 )
 from depthflux.images.encode import encode_pixels
 from depthflux.images.formats import ROOMS, require_format
@@ -47,29 +51,14 @@ ALLOWED = (
     "or a numpy array"
 )
 
-#: What Pillow's three decoders raise on broken bytes. In 36 000 damaged files only OSError (with
-#: its subclass for unknown files) was seen; the others stand in Pillow's source.
-_DECODER_ERRORS = (
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    MemoryError,
-    IndexError,
-    KeyError,
-    OverflowError,
-    TypeError,
-    AssertionError,
-    struct.error,
-    zlib.error,
-)
-
 #: Two channels this far apart (of 255) are colour; JPEG's rounding of grey stays below 8.
 _COLOUR_DISTANCE = 16
 #: Share of such pixels from which a picture counts as coloured: more than a small watermark.
 _COLOUR_SHARE = 0.01
+
+
+#: Stripped bytes, their header and the limits they were judged by → pixels.
+Decoder = Callable[[bytes, Header, ReadLimits], Pixels]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -116,8 +105,18 @@ class SourceImage:
         return bool((distance >= _COLOUR_DISTANCE).mean() > _COLOUR_SHARE)
 
 
+def _decode_here(data: bytes, header: Header, limits: ReadLimits) -> Pixels:
+    """Decode in this process, whose memory and time are the only bounds beyond the header's."""
+    del limits
+    return decode(data, header)
+
+
 def read_image(
-    source: object, *, limits: ReadLimits = DEFAULT_LIMITS, field: str = "control_image"
+    source: object,
+    *,
+    limits: ReadLimits = DEFAULT_LIMITS,
+    field: str = "control_image",
+    decoder: Decoder = _decode_here,
 ) -> SourceImage:
     """Read a picture from wherever it is.
 
@@ -128,6 +127,8 @@ def read_image(
             [H, W]. A `SourceImage` is returned as it is.
         limits: how large it may be and where it may come from.
         field: the request field it was given for, named in errors.
+        decoder: what turns a file's bytes into pixels; `decode` of an `IsolatedDecoder` does it in
+            a process of its own, for pictures from people one does not know.
 
     Raises:
         UnreadableImageError: it is not there, is no PNG, JPEG or WebP, is damaged or too large.
@@ -145,14 +146,14 @@ def read_image(
             return _from_image(image_of_array(source), limits, "numpy array")
         if isinstance(source, bytes | bytearray | memoryview):
             origin = f"{memoryview(source).nbytes} bytes"
-            return _from_data(bytes(source), limits, "bytes")
+            return _from_data(bytes(source), limits, "bytes", decoder)
         if isinstance(source, os.PathLike):
             origin = repr(path := os.fsdecode(source))
-            return _from_data(bytes_of_path(path, limits), limits, path)
+            return _from_data(bytes_of_path(path, limits), limits, path, decoder)
         if isinstance(source, str):
             given = bytes_of_text(source, limits=limits, field=field)
             origin = given.shown
-            return _from_data(given.load(), limits, given.origin)
+            return _from_data(given.load(), limits, given.origin, decoder)
     except PictureProblemError as problem:
         raise _unreadable(field, origin, problem) from problem
     raise _unreadable(field, origin, PictureProblemError("is no picture", f"give {ALLOWED}"))
@@ -225,18 +226,14 @@ def _read_header(data: bytes, limits: ReadLimits) -> Header:
     return header
 
 
-def _from_data(data: bytes, limits: ReadLimits, origin: str) -> SourceImage:
+def _from_data(data: bytes, limits: ReadLimits, origin: str, decoder: Decoder) -> SourceImage:
     header = _read_header(data, limits)
     # Only what is kept is ever decoded: no parser of EXIF, XMP, texts or profiles sees the file.
     stripped = ROOMS[header.format].strip(data, header.orientation)
-    image = _decode(stripped, header)
-    try:
-        rgb, grey16 = split_pixels(turn_upright(image, header.orientation))
-    except _DECODER_ERRORS as error:  # such as a palette's picture without its palette
-        raise PictureProblemError(f"cannot be read by Pillow ({_one_line(error)})") from error
+    pixels = decoder(stripped, header, limits)
     return SourceImage(
-        rgb=rgb,
-        grey16=grey16,
+        rgb=pixels.rgb,
+        grey16=pixels.grey16,
         data=stripped,
         media_type=MEDIA_TYPES[header.format],
         sha256=hashlib.sha256(stripped).hexdigest(),
@@ -252,8 +249,10 @@ def _from_image(image: Image.Image, limits: ReadLimits, origin: str) -> SourceIm
         image.load()
         orientation = image.getexif().get(0x0112, 1)
         rgb, grey16 = split_pixels(turn_upright(image, orientation))
-    except _DECODER_ERRORS as error:
-        raise PictureProblemError(f"cannot be read by Pillow ({_one_line(error)})") from error
+    except DECODER_ERRORS as error:
+        raise unreadable(error) from error
+    except MemoryError as error:
+        raise MemoryProblemError from error
     data = encode_pixels(rgb if grey16 is None else grey16)
     return SourceImage(
         rgb=rgb,
@@ -263,21 +262,6 @@ def _from_image(image: Image.Image, limits: ReadLimits, origin: str) -> SourceIm
         sha256=hashlib.sha256(data).hexdigest(),
         origin=origin,
     )
-
-
-def _decode(data: bytes, header: Header) -> Image.Image:
-    try:
-        # `formats` keeps every other decoder that Pillow or a plugin offers out of it.
-        image = Image.open(io.BytesIO(data), formats=[header.format.upper()])
-        if image.size != (header.width, header.height):
-            raise PictureProblemError("is damaged (its headers name two sizes)")
-        image.load()
-    except _DECODER_ERRORS as error:
-        raise PictureProblemError(
-            f"does not decode ({_one_line(error)})",
-            "download or export it again; damaged pictures are not read",
-        ) from error
-    return image
 
 
 def _check_header(header: Header, limits: ReadLimits) -> None:
@@ -302,12 +286,6 @@ def _check_size(width: int, height: int, limits: ReadLimits) -> None:
             f"at most {limits.max_pixels} are read, such as {int(limits.max_pixels**0.5)} squared; "
             "make it smaller",
         )
-
-
-def _one_line(error: BaseException) -> str:
-    # Without a buffer's address in memory, which Pillow names where it knows no file's name.
-    text = re.sub(r"<[^>]* object at 0x[0-9a-f]+>", "", str(error))
-    return " ".join(text.split()) or type(error).__name__
 
 
 def _unreadable(field: str, origin: str, problem: PictureProblemError) -> UnreadableImageError:

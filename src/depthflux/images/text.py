@@ -19,7 +19,7 @@ from pathlib import Path
 from urllib.parse import unquote, unquote_to_bytes
 from urllib.request import url2pathname
 
-from depthflux.errors import show
+from depthflux.errors import show, without_secrets
 from depthflux.images.container import PictureProblemError
 from depthflux.images.limits import ReadLimits, megabytes
 
@@ -90,7 +90,8 @@ def bytes_of_text(text: str, *, limits: ReadLimits, field: str) -> Given:
         return Given(origin="base64", shown=shown, load=lambda: bytes_of_base64(text, limits))
     else:
         path = text
-    shown = repr(path) if len(path) <= _SHOWN_PATH_CHARACTERS else show(path)
+    is_short = len(path) <= _SHOWN_PATH_CHARACTERS
+    shown = without_secrets(repr(path)) if is_short else show(path)
     return Given(origin=path, shown=shown, load=lambda: bytes_of_path(path, limits))
 
 

@@ -42,6 +42,7 @@ class Start(Message):
     slot: int
     lease: str
     fail_when_all_flagged: bool
+    prediction_timeout_s: float
 
 
 class Wake(Message):

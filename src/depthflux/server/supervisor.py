@@ -51,6 +51,8 @@ COMMAND = (sys.executable, "-m", "depthflux.server.worker")
 LONGEST_PAUSE_S = 60.0
 #: Longest line of a worker; an error may name every tensor of a model.
 LONGEST_LINE_BYTES = 16 * 2**20
+#: What no worker needs: API keys, and the Hub's tokens, since it fetches no weights.
+_SECRETS = frozenset({"DEPTHFLUX_API_KEYS", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"})
 #: How long a dead worker's last words are waited for, in seconds.
 _LAST_WORDS_S = 0.5
 #: How long an ending server waits for the store to take a lease back, in seconds.
@@ -311,6 +313,7 @@ class Supervisor:
             slot=place.slot,
             lease=place.lease,
             fail_when_all_flagged=self._settings.moderation == "fail",
+            prediction_timeout_s=self._settings.prediction_timeout_s,
         )
 
     async def _hear_until_dead(self, place: Place, process: asyncio.subprocess.Process) -> None:
@@ -401,8 +404,9 @@ def _pause_after(deaths: int) -> float:
 
 
 def _environment() -> dict[str, str]:
-    """The process's own variables, but for the API keys, which no worker needs."""
-    return {name: value for name, value in os.environ.items() if name != "DEPTHFLUX_API_KEYS"}
+    """The process's own variables, but for secrets; and no library may ask the Hub."""
+    kept = {name: value for name, value in os.environ.items() if name not in _SECRETS}
+    return {**kept, "HF_HUB_OFFLINE": "1"}
 
 
 def _kill(place: Place) -> None:

@@ -75,12 +75,17 @@ class Running:
         self._on_ending = on_ending
         # Each change is one operation on a set or dictionary, which the interpreter does whole.
         self._stopped: set[str] = set()
+        self._late: set[str] = set()
         self._alone: set[str] = set()
         self._early: deque[str] = deque(maxlen=self._MOST_EARLY)
         self._first_step: dict[str, float] = {}
         #: When room is there beside each: while its control image is read, soon; while it is
         #: painted, shortly before its end.
         self._room_at: dict[str, float] = {}
+        #: Since when each takes its time, and those that have been read, in that order: the first
+        #: of them is painted, the others wait for it.
+        self._since: dict[str, float] = {}
+        self._read: dict[str, None] = {}
 
     def add(self, id: str, *, alone: bool = False) -> None:
         """One was taken, and its control image is being read.
@@ -92,6 +97,8 @@ class Running:
             alone: whether nothing is to be taken beside it, to its very end.
         """
         self._room_at[id] = math.inf if alone else time.monotonic() + READ_AHEAD_S
+        self._late.discard(id)
+        self._since[id] = time.monotonic()
         if alone:
             self._alone.add(id)
         # Afterwards, as `stop` notes it before: so one of the two sees the other.
@@ -101,10 +108,22 @@ class Running:
     def note_painting(self, id: str) -> None:
         """One has been read and is painted next; when it will end is not known yet."""
         self._room_at[id] = math.inf
+        self._read[id] = None
+
+    def note_painted(self, id: str) -> None:
+        """One's painting is over, and the time of the next one, which has waited, begins."""
+        was_painting = self.is_painting(id)
+        self._read.pop(id, None)
+        self._since.pop(id, None)
+        following = list(self._read)[:1]
+        if was_painting and following:
+            self._since[following[0]] = time.monotonic()
 
     def remove(self, id: str) -> None:
         """One has ended."""
+        self.note_painted(id)
         self._stopped.discard(id)
+        self._late.discard(id)
         self._alone.discard(id)
         self._first_step.pop(id, None)
         self._room_at.pop(id, None)
@@ -115,9 +134,32 @@ class Running:
         if id in self._room_at:
             self._stopped.add(id)
 
+    def stop_late(self, id: str) -> None:
+        """One has taken too long, and is to be stopped if it is still painted or read."""
+        if id in self._since:
+            self._late.add(id)
+
     def is_stopped(self, id: str) -> bool:
         """Whether one is to be stopped."""
-        return id in self._stopped
+        return id in self._stopped or id in self._late
+
+    def is_late(self, id: str) -> bool:
+        """Whether one is to be stopped because it has taken too long, and not by its owner."""
+        return id in self._late and id not in self._stopped
+
+    def is_painting(self, id: str) -> bool:
+        """Whether one is being painted, not read, not waiting for another one, and not over."""
+        return list(self._read)[:1] == [id]
+
+    def longer_than(self, limit_s: float) -> list[str]:
+        """Those that have been read or painted for longer."""
+        now = time.monotonic()
+        waiting = list(self._read)[1:]
+        return [
+            id
+            for id, since in list(self._since.items())
+            if now - since > limit_s and id not in waiting
+        ]
 
     def note_step(self, id: str, step: int, total: int) -> None:
         """One has done a step; from the second on it is known when its last will be done."""

@@ -15,7 +15,6 @@ Knows nothing of HTTP, and of torch only what its painter knows.
 
 from __future__ import annotations
 
-import contextlib
 import io
 import logging
 import os
@@ -25,7 +24,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, NoReturn, Protocol
+from typing import IO, Protocol
 
 from depthflux.contract import GenerationRequest, Prediction
 from depthflux.errors import (
@@ -35,7 +34,8 @@ from depthflux.errors import (
     UnreadableImageError,
     first_line,
 )
-from depthflux.images import ReadLimits, SourceImage, read_image
+from depthflux.images import IsolatedDecoder, ReadLimits, SourceImage, read_image
+from depthflux.logs import log_to_standard_error
 from depthflux.server.database import STORE_PROBLEMS, Database
 from depthflux.server.errors import CODE_FAILED, CODE_INTERNAL, ModeratedError, StoreError
 from depthflux.server.jobs import Done, Jobs
@@ -56,11 +56,9 @@ from depthflux.server.messages import (
     read_from_server,
 )
 from depthflux.server.names import new_error_word
-from depthflux.server.rows import (
-    CANCELLED,
-    Stored,
-    output_names,
-)
+from depthflux.server.orders import EXIT_BROKEN, EXIT_HUNG, EXIT_ORPHANED, Orders, end
+from depthflux.server.overtime import GRACE_S, Overtime, late_line
+from depthflux.server.rows import CANCELLED, Stored, output_names
 from depthflux.server.taking import Bell, Running, Speaker
 
 logger = logging.getLogger("depthflux")
@@ -75,9 +73,6 @@ LOOK_S = 1.0
 PATIENCE_S = 60.0
 #: How long to wait before a result is written to the store again, in seconds.
 RETRY_S = 0.5
-
-#: Exit codes beside those of depthflux.errors; the server only logs them.
-EXIT_ORPHANED, EXIT_BROKEN = 70, 75
 
 
 class Painter(Protocol):
@@ -108,12 +103,23 @@ Load = Callable[[Start], Painter]
 class Worker:
     """One process's work."""
 
-    def __init__(self, start: Start, painter: Painter, speaker: Speaker) -> None:
+    def __init__(
+        self,
+        start: Start,
+        painter: Painter,
+        speaker: Speaker,
+        decoder: IsolatedDecoder,
+        grace_s: float = GRACE_S,
+    ) -> None:
         self._start, self._painter, self._speaker = start, painter, speaker
+        self._decoder = decoder
         folder = Path(start.data_dir)
         self._jobs, self._media = Jobs(Database(folder)), Media(folder)
         self._bell = Bell()
         self._running = Running(self._bell.ring)
+        self._overtime = Overtime(
+            self._running, start.prediction_timeout_s, self._give_up, grace_s=grace_s
+        )
         self._claiming = threading.Lock()
         self._draining = threading.Event()
 
@@ -123,6 +129,7 @@ class Worker:
             threading.Thread(target=self._take, name=f"taker-{number}", daemon=True)
             for number in range(TAKERS)
         ]
+        self._overtime.start()
         for taker in takers:
             taker.start()
         for taker in takers:
@@ -171,7 +178,9 @@ class Worker:
         try:
             done = self._compute(job)
         except CancelledError:
-            self._fail(job, CODE_FAILED, CANCELLED)
+            is_late = self._running.is_late(job.id)
+            line = late_line(self._start.prediction_timeout_s) if is_late else CANCELLED
+            self._fail(job, CODE_FAILED, line)
         except GenerationError as error:
             # torch.compile's failures come as ours, whatever has caused them.
             self._end_if_broken(error)
@@ -186,19 +195,20 @@ class Worker:
         self._bell.ring()
 
     def _compute(self, job: Stored) -> Done:
-        if self._running.is_stopped(job.id):
-            raise CancelledError(CANCELLED)
+        self._require_wanted(job)
         source = self._read(job)
+        self._require_wanted(job)
         self._running.note_painting(job.id)
         request = GenerationRequest(**job.fields, control_image=source)
 
         def on_step(step: int, total: int) -> None:
-            if self._running.is_stopped(job.id):
-                raise CancelledError(CANCELLED)
+            self._require_wanted(job)
             self._running.note_step(job.id, step, total)
             self._speaker.say(Step(id=job.id, step=step, total=total))
 
         prediction = self._painter.paint(request, on_step)
+        # What takes long from here on, such as a full disk, is no hung painter.
+        self._running.note_painted(job.id)
         flags = prediction.has_nsfw_contents
         if self._start.fail_when_all_flagged and flags and all(flags):
             raise ModeratedError
@@ -206,6 +216,10 @@ class Worker:
         for name, file in zip(names, prediction.files, strict=True):
             self._write(name, file.data)
         return Done(model=prediction.model, outputs=names, flags=flags, timings=prediction.timings)
+
+    def _require_wanted(self, job: Stored) -> None:
+        if self._running.is_stopped(job.id):
+            raise CancelledError(CANCELLED)
 
     def _write(self, name: str, data: bytes) -> None:
         """Write a picture, trying for a while: a full disk must not cost what was computed."""
@@ -225,14 +239,14 @@ class Worker:
         """The control image: fetched, or from the store."""
         limits = self._painter.limits
         if not job.control_file:
-            return read_image(job.control_url, limits=limits)
+            return read_image(job.control_url, limits=limits, decoder=self._decoder.decode)
         data = self._media.read(job.control_file)
         if data is None:
             raise UnreadableImageError(
                 "control_image: the uploaded picture is no longer here; upload it again.",
                 field="control_image",
             )
-        return read_image(data, limits=limits)
+        return read_image(data, limits=limits, decoder=self._decoder.decode)
 
     def _complete(self, job: Stored, done: Done) -> None:
         if _insist(lambda: self._jobs.complete(job.id, self._start.lease, done)):
@@ -257,6 +271,21 @@ class Worker:
             self._speaker.say(Ended(id=job.id, status="failed", code=code, is_told=is_told))
         else:
             self._speaker.say(Dropped(id=job.id))
+
+    def _give_up(self, id: str) -> None:
+        """End a prediction whose painter heeds no stop, and the process with it.
+
+        The others that were taken wait again, as after a crash. Where it has ended at this very
+        moment the lease says so; where it was deleted the painter hangs all the same.
+        """
+        lease, model = self._start.lease, self._painter.model
+        line = late_line(self._start.prediction_timeout_s)
+        if _insist(lambda: self._jobs.fail(id, lease, CODE_FAILED, line, model)):
+            # Whether a client is to be told is in the store; the postman looks.
+            self._speaker.say(Ended(id=id, status="failed", code=CODE_FAILED, is_told=True))
+        if self._running.is_painting(id):
+            logger.error("prediction %s did not end when it was stopped: its painter hangs", id)
+            end(EXIT_HUNG)
 
     def _survive(self, job: Stored, error: Exception) -> None:
         """An error that nobody meant: its traceback is for the log, a word to find it by for all.
@@ -287,11 +316,15 @@ def _insist(write: Callable[[], bool]) -> bool:
             time.sleep(RETRY_S)
 
 
-def run_worker(load: Load) -> int:
+def run_worker(
+    load: Load, *, decoder: IsolatedDecoder | None = None, grace_s: float = GRACE_S
+) -> int:
     """Be a worker: read what to do on standard input, until told to end.
 
     Args:
         load: makes the painter.
+        decoder: where control images are decoded; None for one as it is by default.
+        grace_s: how long a prediction that has taken too long may take to stop.
 
     Returns:
         The exit code.
@@ -307,47 +340,27 @@ def run_worker(load: Load) -> int:
         return EXIT_ORPHANED
     orders = Orders(stream)
     _beat(speaker)
+    decoder = decoder or IsolatedDecoder()
     with hold_slot(Path(start.data_dir), start.slot):
         try:
+            # While the model loads, so that the first picture need not wait for it.
+            decoder.start()
             painter = load(start)
         except DepthFluxError as error:
             speaker.say(Refused(error=str(error)))
             return error.exit_code
-        worker = Worker(start, painter, speaker)
+        try:
+            worker = Worker(start, painter, speaker, decoder, grace_s)
+        except DepthFluxError as error:
+            # No refusal, which is of the model: the store may be open to the next worker.
+            logger.error("%s", first_line(error))
+            return error.exit_code
         orders.give_to(worker)
         speaker.say(
             Ready(model=painter.model, device=painter.device, device_count=painter.device_count)
         )
         worker.run()
     return 0
-
-
-class Orders:
-    """Hears the server from the first moment on, while the model loads, too.
-
-    While there is no worker yet, an order to end is obeyed at once. When the server is dead the
-    process ends, and all that it has started with it.
-    """
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream = stream
-        self._changed = threading.Lock()
-        self._worker: Worker | None = None
-        threading.Thread(target=self._hear, name="orders", daemon=True).start()
-
-    def give_to(self, worker: Worker) -> None:
-        """Give orders to a worker from now on; it looks by itself for what it has missed."""
-        with self._changed:
-            self._worker = worker
-
-    def _hear(self) -> None:
-        while (message := read_from_server(self._stream)) is not None:
-            with self._changed:
-                if self._worker is not None:
-                    self._worker.obey(message)
-                elif isinstance(message, Drain):
-                    end(0)
-        _end_orphaned()
 
 
 def _end_with_thread(what: threading.ExceptHookArgs) -> None:
@@ -378,26 +391,8 @@ def main() -> None:
     """Run a worker of the real engine; the server calls it."""
     from depthflux.server.painting import load_painter
 
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
+    log_to_standard_error()
     end(run_worker(load_painter))
-
-
-def end(code: int) -> NoReturn:
-    """End the process at once: some threads listen for ever, and a step may take long."""
-    logging.shutdown()
-    sys.stderr.flush()
-    os._exit(code)
-
-
-def _end_orphaned() -> NoReturn:
-    """End the process and all that it has started; a living server would do that.
-
-    A child that was forked holds the worker's place, and the next worker would wait for it.
-    """
-    if os.getpgrp() == os.getpid():
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(0, signal.SIGKILL)
-    os._exit(EXIT_ORPHANED)
 
 
 if __name__ == "__main__":

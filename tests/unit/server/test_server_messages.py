@@ -33,6 +33,7 @@ START = Start(
     slot=3,
     lease="x" * 32,
     fail_when_all_flagged=True,
+    prediction_timeout_s=3600,
 )
 FROM_SERVER = [START, Wake(), Cancel(id=ID), Drain()]
 FROM_WORKER = [

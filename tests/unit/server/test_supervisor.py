@@ -171,6 +171,7 @@ def test_a_worker_is_told_what_to_load_and_where(
         "slot": 0,
         "lease": lease,
         "fail_when_all_flagged": True,
+        "prediction_timeout_s": 3600,
     }
     assert len(lease) == 32
 

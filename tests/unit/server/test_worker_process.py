@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 from store_fixtures import DONE, Store, at_once
 
+from depthflux.images import IsolatedDecoder
 from depthflux.server import taking
 from depthflux.server.database import Database
 from depthflux.server.media import Media
@@ -37,6 +38,9 @@ from depthflux.server.messages import (
 )
 from depthflux.server.rows import CANCELLED, output_names
 from depthflux.server.taking import Bell, Running, Speaker
+from depthflux.server.worker import Worker
+from stand_in import painter
+from stand_in.running import SOURCE
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -312,6 +316,7 @@ class WorkerProcess:
         code: str = "",
         *,
         leads_group: bool = False,
+        prediction_timeout_s: float = 3600,
         **stand_in: Any,
     ) -> None:
         self.lease = lease
@@ -323,7 +328,7 @@ class WorkerProcess:
             stderr=subprocess.DEVNULL,
             env={
                 **os.environ,
-                "PYTHONPATH": os.pathsep.join((str(ROOT / "src"), str(ROOT / "scripts"))),
+                "PYTHONPATH": os.pathsep.join((str(SOURCE), str(ROOT / "scripts"))),
                 "STAND_IN": json.dumps(stand_in),
             },
         )
@@ -339,6 +344,7 @@ class WorkerProcess:
                 slot=0,
                 lease=lease,
                 fail_when_all_flagged=False,
+                prediction_timeout_s=prediction_timeout_s,
             )
         )
 
@@ -709,6 +715,17 @@ def test_a_worker_that_cannot_load_says_why_and_ends_with_the_errors_code(work: 
     assert worker.wait() == 3
 
 
+def test_a_worker_that_cannot_open_the_store_ends_in_order_and_refuses_nothing(
+    tmp_path: Path, work: Work
+) -> None:
+    # As a store that is locked for too long: another worker may open it the next moment.
+    (tmp_path / "depthflux.sqlite3").write_bytes(b"no database" * 1000)
+    worker = work()
+
+    assert worker.wait() == 3
+    assert not any(isinstance(message, Refused) for message in worker.heard)
+
+
 def test_a_place_is_taken_only_when_its_earlier_worker_is_gone(
     tmp_path: Path, database: Database, work: Work
 ) -> None:
@@ -723,6 +740,112 @@ def test_a_place_is_taken_only_when_its_earlier_worker_is_gone(
 
     assert waited
     second.hear(Ready)
+
+
+# What takes too long ----------------------------------------------------------------------------
+
+TOO_LONG = (
+    "The prediction took longer than 0.5 s and was stopped; ask for fewer steps, fewer pictures or "
+    "a smaller size."
+)
+
+
+def test_a_prediction_that_takes_too_long_is_stopped_between_steps_and_the_worker_goes_on(
+    database: Database, asked: Callable[..., str], work: Work
+) -> None:
+    slow, after = asked("slow 60", num_inference_steps=50), asked()
+    worker = work(prediction_timeout_s=0.5)
+
+    assert worker.hear(Ended, id=slow).code == 1405
+    assert worker.hear(Ended, id=after).status == "completed"
+    assert Store(database).read(slow).error == TOO_LONG
+    assert worker.poll() is None
+
+
+def test_one_that_heeds_no_stop_is_failed_and_its_worker_ends_without_ending_the_others(
+    database: Database, asked: Callable[..., str], work: Work
+) -> None:
+    store = Store(database)
+    # The second is taken beside it, since its control image takes long.
+    stuck, beside = asked("stuck 60"), asked()
+    worker = work(code=READS_SLOWLY, prediction_timeout_s=2)
+
+    assert worker.wait() == 76
+
+    assert worker.hear(Ended, id=stuck).status == "failed"
+    one, other = store.read(stuck), store.read(beside)
+    assert (one.status, one.code) == ("failed", 1405)
+    assert "took longer than 2 s" in one.error
+    assert (other.status, other.lease, other.error) == ("processing", "a-lease", "")
+
+
+#: A worker that takes long to read, and another one beside it.
+READS_SLOWLY = """
+import time
+from depthflux.server import taking, worker
+from stand_in import painter
+
+class Slow(worker.Worker):
+    def _read(self, job):
+        time.sleep(0.3)
+        return super()._read(job)
+
+taking.READ_AHEAD_S, worker.LOOK_S, worker.Worker = 0.1, 0.05, Slow
+worker.end(worker.run_worker(painter.load, grace_s=0.5))
+"""
+
+
+def test_one_that_was_read_for_too_long_is_not_painted(
+    database: Database, asked: Callable[..., str], work: Work
+) -> None:
+    slow = asked()
+    worker = work(code=READS_SLOWLY, prediction_timeout_s=0.05)
+
+    assert worker.hear(Ended, id=slow).code == 1405
+    assert "took longer than 0.05 s" in Store(database).read(slow).error
+    assert not any(isinstance(message, Step) for message in worker.heard)
+    assert worker.poll() is None
+
+
+def test_one_that_was_deleted_and_heeds_no_stop_ends_its_worker_all_the_same(
+    database: Database, asked: Callable[..., str], work: Work
+) -> None:
+    store = Store(database)
+    stuck = asked("stuck 60")
+    worker = work(prediction_timeout_s=1, grace_seconds=0.3)
+    worker.hear(Ready)
+    while store.read(stuck).status != "processing":
+        time.sleep(0.01)
+
+    store.predictions.remove([stuck], "")
+
+    assert worker.wait() == 76
+    assert not any(isinstance(message, Ended) for message in worker.heard)
+
+
+def test_what_has_ended_when_its_worker_would_give_it_up_stays_as_it_is(
+    tmp_path: Path, database: Database
+) -> None:
+    store = Store(database)
+    one = store.running(lease="a-lease")
+    start = Start(
+        target="stand-in",
+        settings={},
+        data_dir=str(tmp_path),
+        slot=0,
+        lease="a-lease",
+        fail_when_all_flagged=False,
+        prediction_timeout_s=1,
+    )
+    said = io.BytesIO()
+    worker = Worker(start, painter.StandIn(start, {}), Speaker(said), IsolatedDecoder())
+    assert store.jobs.complete(one.id, "a-lease", DONE)
+
+    # It would end this process if it took the prediction for one that hangs.
+    worker._give_up(one.id)
+
+    assert store.read(one.id).status == "completed"
+    assert said.getvalue() == b""
 
 
 # What kills workers -----------------------------------------------------------------------------
