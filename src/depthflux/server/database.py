@@ -17,7 +17,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, insert, select
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    ExceptionContext,
+    create_engine,
+    event,
+    insert,
+    select,
+)
 from sqlalchemy.exc import DatabaseError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
@@ -26,7 +35,7 @@ from depthflux.files import flush_file
 from depthflux.server.schema import VERSION, metadata, versions
 
 FILE_NAME = "depthflux.sqlite3"
-#: What a store that is locked for too long, full or unreachable raises; anything else is a bug.
+#: What a store that is locked for too long, full, damaged or unreachable raises; all else is a bug.
 STORE_PROBLEMS = (OperationalError, PoolTimeoutError)
 #: Longest wait for another process's transaction, in seconds.
 LOCK_TIMEOUT_S = 30.0
@@ -151,7 +160,14 @@ class GroupFlush:
 
 def _open(address: URL) -> Engine:
     # The newest first, so that a quiet server has one or two connections in use.
-    engine = create_engine(address, pool_size=_KEPT, max_overflow=_FURTHER, pool_use_lifo=True)
+    engine = create_engine(
+        address,
+        pool_size=_KEPT,
+        max_overflow=_FURTHER,
+        pool_use_lifo=True,
+        # Prompts and webhooks' addresses: an error that names them would carry them into the log.
+        hide_parameters=True,
+    )
 
     @event.listens_for(engine, "connect")
     def _prepare(connection: Any, _record: object) -> None:
@@ -176,4 +192,19 @@ def _open(address: URL) -> Engine:
         if not connection.get_execution_options().get(_READING):
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
+    event.listen(engine, "handle_error", _as_store_problem)
     return engine
+
+
+def _as_store_problem(context: ExceptionContext) -> OperationalError | None:
+    """A damaged file as what a store that cannot be used raises.
+
+    SQLite calls it the base of all errors; those under it, such as of a broken rule, are bugs. What
+    its connections have read of the file they would go on believing once it is mended, so all are
+    opened anew.
+    """
+    found = context.sqlalchemy_exception
+    if type(found) is not DatabaseError or found.orig is None:
+        return None
+    context.is_disconnect = True
+    return OperationalError(found.statement, found.params, found.orig)

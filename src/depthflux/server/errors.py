@@ -2,12 +2,15 @@
 
     RequestError
     ├─ UnauthorizedError       no API key, or a wrong one             HTTP 401
+    ├─ ForeignPageError        a web page of others asks              HTTP 403
     ├─ NotFoundError           no such prediction, upload or picture  HTTP 404
     ├─ TooLargeError           the body is larger than accepted       HTTP 413
     ├─ UnsupportedBodyError    the body is of another kind            HTTP 415
+    ├─ MisdirectedError        asked under a name that is not ours    HTTP 421
     ├─ IdempotencyError        the key came with another request      HTTP 422
     └─ ModeratedError          every picture was flagged              a task's code 1200
     BusyError                                                         HTTP 429
+    ├─ CrowdedError            too many bytes of bodies are here      HTTP 503
     └─ DrainingError           the server is about to end             HTTP 503
     SetupError
     ├─ StoreError              the store cannot be read or written    HTTP 503
@@ -39,6 +42,12 @@ class UnauthorizedError(RequestError):
         super().__init__(message, field="Authorization", allowed="Bearer KEY")
 
 
+class ForeignPageError(RequestError):
+    """A browser says that a web page of somebody else asks."""
+
+    http_status = 403
+
+
 class NotFoundError(RequestError):
     """There is nothing under this id, name or path, or it is another key's."""
 
@@ -57,6 +66,12 @@ class UnsupportedBodyError(RequestError):
     http_status = 415
 
 
+class MisdirectedError(RequestError):
+    """The Host header names no host of ours, as after a name was rebound to this machine."""
+
+    http_status = 421
+
+
 class IdempotencyError(RequestError):
     """An Idempotency-Key has come with another request before."""
 
@@ -70,6 +85,13 @@ class ModeratedError(RequestError):
 
     def __init__(self, message: str = _ALL_FLAGGED) -> None:
         super().__init__(message)
+
+
+class CrowdedError(BusyError):
+    """The bodies of other requests take all the memory that there is for bodies."""
+
+    http_status = 503
+    hosted_code = 5003
 
 
 class DrainingError(BusyError):

@@ -20,6 +20,7 @@ from depthflux.images.text import is_url
 from depthflux.model.lora_names import find_loras
 from depthflux.server.answers import origin_of
 from depthflux.server.database import Database
+from depthflux.server.disk import require_room
 from depthflux.server.errors import NotFoundError, StoreError
 from depthflux.server.media import Media
 from depthflux.server.names import is_file_name, new_secret
@@ -70,6 +71,7 @@ class Intake:
         media: Media,
         *,
         retry_after_s: Callable[[int], float],
+        has_several_keys: bool = False,
     ) -> None:
         """Take nothing in yet.
 
@@ -80,7 +82,9 @@ class Intake:
             database: where it is written.
             media: where pictures are.
             retry_after_s: when to ask again, given how many are before.
+            has_several_keys: whether the queue is shared by more than one key.
         """
+        self._has_several_keys = has_several_keys
         self._settings, self._engine_settings, self._limits = settings, engine_settings, limits
         self._database, self._media, self._retry_after_s = database, media, retry_after_s
         self._predictions, self._uploads = Predictions(database), Uploads(database)
@@ -99,10 +103,12 @@ class Intake:
         request = GenerationRequest.from_http(fields)
         _require_short(request, webhook)
         self._settings.require_allowed(request)
-        find_loras(request.loras, self._engine_settings)
+        find_loras(request.loras, self._engine_settings, for_strangers=True)
         webhook_url = webhook or request.webhook_url or ""
+        # The body's is judged even where the query's wins: a wrong field is never passed over.
+        for url in filter(None, (webhook, request.webhook_url)):
+            check_webhook_url(url)
         if webhook_url:
-            check_webhook_url(webhook_url)
             _require_addresses(request)
         if not isinstance(request.control_image, str):
             raise InvalidParameterError(
@@ -171,6 +177,7 @@ class Intake:
             StoreError: the disk is full, or refuses.
         """
         picture = None
+        require_room(self._media.uploads)
         if asked.picture is not None:
             picture = self._write_picture(asked.picture, field="control_image", flush=False)
         new = NewPrediction(
@@ -210,8 +217,14 @@ class Intake:
         return Caps(
             queued=self._settings.max_queued,
             active=self._settings.key_max_active,
+            share=self._share(),
             retry_after_s=self._retry_after_s,
         )
+
+    def _share(self) -> int:
+        """How many of one key may wait: half, where others would find the queue full else."""
+        is_shared = self._has_several_keys and not self._settings.key_max_active
+        return max(self._settings.max_queued // 2, 1) if is_shared else 0
 
     def _own_file(self, text: str, origin: str) -> str:
         """The file's name where a text is the address of an upload or output here; else empty.
@@ -258,6 +271,8 @@ class Intake:
 
         Raises:
             InvalidParameterError: it will be too large, or is of a kind that is not taken.
+            BusyError: too many tickets of the owner are open.
+            StoreError: there is no room for it on the disk.
         """
         if size > self._limits.max_bytes:
             raise InvalidParameterError(
@@ -280,6 +295,7 @@ class Intake:
         ticket = Ticket(
             name=f"{new_secret()}.{ending}", size=size, secret=new_secret(), owner=owner
         )
+        require_room(self._media.uploads, size)
         self._uploads.add_ticket(ticket)
         return ticket
 
@@ -314,6 +330,7 @@ class Intake:
                 f"{len(data)} bytes came where the ticket has promised {ticket.size}.", field="body"
             )
         format = inspect_picture(data, limits=self._limits, field="body")
+        require_room(self._media.uploads, len(data))
         picture = Picture(
             name=ticket.name, size=len(data), sha256=digest, media_type=MEDIA_TYPES[format]
         )
@@ -334,6 +351,7 @@ class Intake:
 
     def _write_picture(self, data: bytes, *, field: str, flush: bool) -> Picture:
         format = inspect_picture(data, limits=self._limits, field=field)
+        require_room(self._media.uploads, len(data))
         name = f"{new_secret()}.{EXTENSIONS[format]}"
         digest = self._media.write_upload(name, data, flush=flush)
         return Picture(name=name, size=len(data), sha256=digest, media_type=MEDIA_TYPES[format])
@@ -344,7 +362,8 @@ def _require_short(request: GenerationRequest, webhook: str | None) -> None:
     image = request.control_image
     caps = {
         "prompt": (request.prompt, MAX_PROMPT_CHARACTERS),
-        "webhook_url": (webhook or request.webhook_url or "", MAX_URL_CHARACTERS),
+        "webhook": (webhook or "", MAX_URL_CHARACTERS),
+        "webhook_url": (request.webhook_url or "", MAX_URL_CHARACTERS),
         "control_image": (
             image if isinstance(image, str) and is_url(image) else "",
             MAX_URL_CHARACTERS,

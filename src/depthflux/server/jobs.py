@@ -15,15 +15,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, bindparam, func, select, update
+from sqlalchemy import BigInteger, Connection, bindparam, func, select, text, update
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from depthflux.server.database import Database
 from depthflux.server.errors import CODE_FAILED
 from depthflux.server.names import now_ms
-from depthflux.server.predictions import announce, failure
+from depthflux.server.predictions import TOLD, announce, failure
 from depthflux.server.rows import CANCELLED, Stored, stored
-from depthflux.server.schema import predictions
+from depthflux.server.schema import predictions, turns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,17 +44,25 @@ class Done:
 
 
 # Statements are built once: building one costs as much as running it.
-_NEXT = (
-    select(predictions.c.attempts)
+# Whose turn is longest ago, or has never been; of theirs, and of those alike, what came first. So a
+# key with hundreds waiting does not keep another's first one from being next.
+_FIRST = (
+    select(predictions.c.number)
+    .outerjoin(turns, turns.c.owner == predictions.c.owner)
     .where(predictions.c.status == "created")
-    .order_by(predictions.c.number)
+    .order_by(func.coalesce(turns.c.turn, 0), predictions.c.number)
     .limit(1)
 )
+_NEXT = select(predictions.c.attempts).where(predictions.c.number == _FIRST.scalar_subquery())
 _OLDEST = (
-    _NEXT.with_only_columns(predictions.c.number)
     # Where several may write at a time, another one's choice is passed over.
-    .with_for_update(skip_locked=True)
-    .scalar_subquery()
+    _FIRST.with_for_update(skip_locked=True, of=predictions).scalar_subquery()
+)
+# As text, since both databases have it, but SQLAlchemy only under the names of each.
+_NOTE_TURN = text(
+    "INSERT INTO turns (owner, turn) "
+    "VALUES (:owner, (SELECT coalesce(max(turn), 0) + 1 FROM turns)) "
+    "ON CONFLICT (owner) DO UPDATE SET turn = excluded.turn"
 )
 _CLAIM = (
     update(predictions)
@@ -80,7 +88,7 @@ def _ending(columns: tuple[str, ...]) -> ReturningUpdate[Any]:
             predictions.c.status == "processing",
         )
         .values({column: bindparam(f"new_{column}") for column in columns})
-        .returning(predictions.c.id, predictions.c.webhook_url)
+        .returning(*TOLD)
     )
 
 
@@ -91,13 +99,18 @@ class Jobs:
         self._database = database
 
     def claim(self, lease: str) -> Stored | None:
-        """Take up the prediction that has waited longest; None where none waits."""
+        """Take up the prediction whose turn it is; None where none waits.
+
+        Owners take turns; of an owner's it is the one that has waited longest.
+        """
         with self._database.writing() as connection:
             row = connection.execute(_CLAIM, {"new_lease": lease, "now": now_ms()}).one_or_none()
+            if row is not None:
+                connection.execute(_NOTE_TURN, {"owner": row.owner})
         return None if row is None else stored(row)
 
     def attempts_of_next(self) -> int | None:
-        """How often the prediction was begun that has waited longest; None where none waits.
+        """How often the prediction was begun whose turn it is; None where none waits.
 
         Asked without taking a turn at writing.
         """
@@ -180,10 +193,7 @@ class Jobs:
 
 def _fail_where(connection: Connection, condition: Any, error: str) -> list[str]:
     rows = connection.execute(
-        update(predictions)
-        .where(condition)
-        .values(**failure(CODE_FAILED, error))
-        .returning(predictions.c.id, predictions.c.webhook_url)
+        update(predictions).where(condition).values(**failure(CODE_FAILED, error)).returning(*TOLD)
     ).all()
     announce(connection, rows)
     return [row.id for row in rows]

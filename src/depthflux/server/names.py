@@ -20,6 +20,10 @@ FILE_NAME = re.compile(r"[A-Za-z0-9_]{32}(-[0-9])?\.(png|jpeg|webp)", re.ASCII)
 
 _ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
+#: The same as patterns of JSON schema, which are looked for anywhere unless they say otherwise.
+ID_PATTERN, FILE_NAME_PATTERN = f"^{_ID.pattern}$", f"^{FILE_NAME.pattern}$"
+WORD_PATTERN = "^[A-Za-z0-9_]{32}$"
+
 
 def new_id() -> str:
     """32 hexadecimal digits that no other prediction has.

@@ -9,11 +9,14 @@ Knows nothing of HTTP.
 from __future__ import annotations
 
 import secrets as randomness
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import func, insert, or_, select, update
 
+from depthflux.images.container import PictureProblemError
+from depthflux.images.url import parse_url
 from depthflux.server.database import Database
 from depthflux.server.rows import Stored, stored
 from depthflux.server.schema import predictions, secrets, webhooks
@@ -32,10 +35,12 @@ class Letter:
     Attributes:
         prediction: that has ended.
         attempts: how often it was sent already.
+        host: who is told, see `host_of`.
     """
 
     prediction: Stored
     attempts: int
+    host: str
 
 
 class Outbox:
@@ -44,18 +49,34 @@ class Outbox:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def due(self, now: int, most: int) -> list[Letter]:
-        """Webhooks whose time has come, the longest due first."""
-        query = (
-            select(predictions, webhooks.c.attempts.label("sent"))
-            .join(webhooks, webhooks.c.prediction == predictions.c.id)
-            .where(webhooks.c.state == "waiting", webhooks.c.next_at <= now)
-            .order_by(webhooks.c.next_at, predictions.c.number)
+    def due(self, now: int, most: int, but: Collection[str] = ()) -> list[Letter]:
+        """Webhooks whose time has come, the longest due first.
+
+        Args:
+            now: in milliseconds since 1970.
+            most: how many are wanted.
+            but: hosts that are not to be told just now. However many letters there are to them,
+                none is read.
+        """
+        found = (
+            select(webhooks.c.prediction, webhooks.c.next_at, webhooks.c.attempts, webhooks.c.host)
+            .where(
+                webhooks.c.state == "waiting",
+                webhooks.c.next_at <= now,
+                webhooks.c.host.not_in(list(but)),
+            )
+            .order_by(webhooks.c.next_at, webhooks.c.number)
             .limit(most)
+            .subquery()
+        )
+        query = (
+            select(predictions, found.c.attempts.label("sent"), found.c.host)
+            .join(found, found.c.prediction == predictions.c.id)
+            .order_by(found.c.next_at, predictions.c.number)
         )
         with self._database.reading() as connection:
             rows = connection.execute(query).all()
-        return [Letter(prediction=stored(row), attempts=row.sent) for row in rows]
+        return [Letter(prediction=stored(row), attempts=row.sent, host=row.host) for row in rows]
 
     def next_at(self) -> int | None:
         """When the next webhook is due, in milliseconds since 1970; None where none waits."""
@@ -63,6 +84,29 @@ class Outbox:
         with self._database.reading() as connection:
             found: int | None = connection.scalar(query)
         return found
+
+    def bring_forward(self, now: int, pauses_s: Sequence[float]) -> int:
+        """Let what is due later than its own pause can last be due now; how many that were.
+
+        The clock was set back since then, and they would wait by as much longer.
+
+        Args:
+            now: in milliseconds since 1970.
+            pauses_s: after the first, second … failed attempt.
+        """
+        too_late = (webhooks.c.state == "waiting") & or_(
+            False,
+            *(
+                (webhooks.c.attempts == attempts) & (webhooks.c.next_at > now + round(1000 * pause))
+                for attempts, pause in enumerate(pauses_s, start=1)
+            ),
+        )
+        # Asked without taking a turn at writing: hardly ever is there one.
+        with self._database.reading() as connection:
+            if connection.scalar(select(webhooks.c.prediction).where(too_late).limit(1)) is None:
+                return 0
+        with self._database.writing() as connection:
+            return connection.execute(update(webhooks).where(too_late).values(next_at=now)).rowcount
 
     def note(self, id: str, *, state: State, next_at: int = 0, problem: str = "") -> None:
         """Note that a webhook was sent once more, and what became of it."""
@@ -101,3 +145,11 @@ class Outbox:
                 found = SECRET_PREFIX + randomness.token_hex(_SECRET_BYTES)
                 connection.execute(insert(secrets).values(owner=owner, webhook=found))
         return str(found)
+
+
+def host_of(url: str) -> str:
+    """Who is told at a URL, by name and port: spellings of one host are one."""
+    try:
+        return parse_url(url.strip()).authority
+    except PictureProblemError:  # accepted by an earlier version; the attempt will say why not
+        return "an unreadable URL"

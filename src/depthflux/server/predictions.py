@@ -19,6 +19,7 @@ from depthflux.errors import BusyError, show
 from depthflux.server.database import Database
 from depthflux.server.errors import CODE_FAILED, IdempotencyError
 from depthflux.server.names import new_secret, now_ms
+from depthflux.server.outbox import host_of
 from depthflux.server.rows import (
     CANCELLED,
     Caps,
@@ -33,12 +34,16 @@ from depthflux.server.rows import (
 from depthflux.server.schema import idempotency, predictions, uploads, webhooks
 from depthflux.server.uploads import picture_values
 
+#: What the outbox has to know of a prediction that has ended.
+TOLD = (predictions.c.id, predictions.c.webhook_url, predictions.c.number)
+
 # Statements that are asked often are built once: building one costs as much as running it.
 _BY_ID = select(predictions).where(predictions.c.id == bindparam("wanted"))
 _INSERT = insert(predictions).returning(predictions)
 _COUNT_WAITING = (
     select(func.count()).select_from(predictions).where(predictions.c.status == "created")
 )
+_COUNT_OWN_WAITING = _COUNT_WAITING.where(predictions.c.owner == bindparam("whose"))
 
 
 class Predictions:
@@ -159,7 +164,7 @@ class Predictions:
                 update(predictions)
                 .where(mine, predictions.c.status == "created")
                 .values(**failure(CODE_FAILED, CANCELLED), cancelled=True)
-                .returning(predictions.c.id, predictions.c.webhook_url)
+                .returning(*TOLD)
             ).all()
             announce(connection, waiting)
             connection.execute(
@@ -227,9 +232,13 @@ class Predictions:
             return {status: count for status, count in connection.execute(query)}
 
     def secrets(self) -> set[str]:
-        """What the names of these predictions' pictures begin with."""
+        """What the names of pictures begin with that are needed, or may yet be.
+
+        Not those of predictions that failed: a worker may have died with its pictures written.
+        """
+        query = select(predictions.c.secret).where(predictions.c.status != "failed")
         with self._database.reading() as connection:
-            return set(connection.scalars(select(predictions.c.secret)))
+            return set(connection.scalars(query))
 
 
 def failure(code: int, error: str) -> dict[str, Any]:
@@ -244,14 +253,22 @@ def failure(code: int, error: str) -> dict[str, Any]:
 
 
 def announce(connection: Connection, ended: Sequence[Row[Any]]) -> None:
-    """Put into the outbox that predictions have ended; rows of id and webhook_url."""
-    wanted = [one.id for one in ended if one.webhook_url]
+    """Put into the outbox that predictions have ended; rows of TOLD."""
+    wanted = [one for one in ended if one.webhook_url]
     if wanted:
         connection.execute(
             insert(webhooks),
             [
-                {"prediction": id, "state": "waiting", "attempts": 0, "next_at": 0, "problem": ""}
-                for id in wanted
+                {
+                    "prediction": one.id,
+                    "state": "waiting",
+                    "attempts": 0,
+                    "next_at": 0,
+                    "problem": "",
+                    "number": one.number,
+                    "host": host_of(one.webhook_url),
+                }
+                for one in wanted
             ],
         )
 
@@ -305,6 +322,14 @@ def _require_room(connection: Connection, owner: str, caps: Caps) -> None:
             f"{waiting} predictions are waiting, the most that this server takes; try again later.",
             retry_after_s=caps.retry_after_s(waiting or 0),
         )
+    if caps.share:
+        own = connection.scalar(_COUNT_OWN_WAITING, {"whose": owner})
+        if (own or 0) >= caps.share:
+            raise BusyError(
+                f"{own} predictions of this key are waiting, the most that one of several keys may "
+                "have; try again later.",
+                retry_after_s=caps.retry_after_s(own or 0),
+            )
     if not caps.active:
         return
     active = connection.scalar(

@@ -5,7 +5,6 @@ Knows nothing of what is in them.
 
 from __future__ import annotations
 
-import json
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -17,19 +16,19 @@ from starlette.exceptions import HTTPException
 from depthflux.contract.fields import findings
 from depthflux.errors import InvalidParameterError, first_line, show
 from depthflux.images.limits import megabytes
-from depthflux.server.errors import TooLargeError, UnsupportedBodyError
+from depthflux.server.bodies import take_turn
+from depthflux.server.errors import CrowdedError, TooLargeError, UnsupportedBodyError
+from depthflux.server.parsing import parse_object
 
 Document = TypeVar("Document", bound=BaseModel)
 
 #: Bodies that hold no picture.
 SMALL_BYTES = 64 * 1024
-#: A request's fields nest three deep at most.
-MAX_DEPTH = 16
 #: What surrounds the picture in a multipart body.
 _MULTIPART_EXTRA_BYTES = 64 * 1024
 _JSON = "application/json"
 #: From this size on a body is parsed in a thread: the largest takes a tenth of a second.
-_LARGE_BYTES = 2**20
+_LARGE_BYTES = 256 * 1024
 
 
 async def read_bytes(request: Request, most: int) -> bytes:
@@ -41,16 +40,25 @@ async def read_bytes(request: Request, most: int) -> bytes:
 
     Raises:
         TooLargeError: there are more.
+        CrowdedError: other requests' bodies leave no room for it.
     """
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced[:20]) > most:
         raise _too_large(most)
-    pieces, count = [], 0
-    async for piece in request.stream():
-        count += len(piece)
-        if count > most:
-            raise _too_large(most)
-        pieces.append(piece)
+    pieces: list[bytes] = []
+    count = 0
+    try:
+        async for piece in request.stream():
+            count += len(piece)
+            if count > most:
+                raise _too_large(most)
+            pieces.append(piece)
+    except (CrowdedError, TooLargeError):
+        # At once, and not when whoever is answered has let the error go.
+        pieces.clear()
+        raise
+    # Before they are put together, which needs as much again.
+    await take_turn(request)
     return b"".join(pieces)
 
 
@@ -61,10 +69,10 @@ async def read_object(request: Request, most: int = SMALL_BYTES) -> dict[str, An
         UnsupportedBodyError: it is said to be something else; a browser sends forms to anybody's
             server without asking, but JSON only to its own.
         InvalidParameterError: it is no JSON, or no object.
-        TooLargeError: it has too many bytes.
+        TooLargeError, CrowdedError: as `read_bytes`.
     """
     data = await read_bytes(request, most)
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = _kind_of(request)
     if data and kind != _JSON:
         raise UnsupportedBodyError(
             f"Content-Type={show(kind)} is not taken here; send {_JSON}.",
@@ -73,21 +81,14 @@ async def read_object(request: Request, most: int = SMALL_BYTES) -> dict[str, An
             allowed=_JSON,
         )
     if len(data) > _LARGE_BYTES:
-        return await run_in_threadpool(_parse_object, data)
-    return _parse_object(data)
+        return await run_in_threadpool(parse_object, data)
+    return parse_object(data)
 
 
-def _parse_object(data: bytes) -> dict[str, Any]:
-    try:
-        document = json.loads(data, parse_constant=_refuse_constant) if data.strip() else {}
-    except (ValueError, RecursionError) as error:
-        reason = "nests too deep" if isinstance(error, RecursionError) else str(error)
-        raise _bad_body(f"is no valid JSON ({' '.join(reason.split())})") from None
-    if not isinstance(document, dict):
-        raise _bad_body(f"is {show(document)}")
-    if _is_deep(document):
-        raise _bad_body(f"nests more than {MAX_DEPTH} deep")
-    return document
+def _kind_of(request: Request) -> str:
+    """What a body is said to be; where that is said more than once, all of it, which is nothing."""
+    said = request.headers.getlist("content-type")
+    return (said[0].partition(";")[0] if len(said) == 1 else ", ".join(said)).strip().lower()
 
 
 def read_document(fields: dict[str, Any], model: type[Document]) -> Document:
@@ -115,7 +116,7 @@ async def read_file(request: Request, most: int) -> tuple[str, bytes]:
         InvalidParameterError: it is a broken one, or has no such file.
         TooLargeError: it has too many bytes.
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = _kind_of(request)
     if kind != "multipart/form-data":
         raise UnsupportedBodyError(
             f"Content-Type={show(kind)} is not taken here; send multipart/form-data with the "
@@ -137,6 +138,7 @@ async def read_file(request: Request, most: int) -> tuple[str, bytes]:
             if (file.size or 0) > most:
                 raise _too_large(most)
             name = (file.filename or "").encode("utf-8", "replace").decode()
+            await take_turn(request)
             return name, await file.read()
     except (UnicodeError, LookupError) as error:
         raise InvalidParameterError(
@@ -165,31 +167,6 @@ def _bounded(request: Request, most: int, said: int) -> Any:
         return message
 
     return receive
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")
-
-
-def _is_deep(document: dict[str, Any]) -> bool:
-    level: list[Any] = [document]
-    for _ in range(MAX_DEPTH + 1):
-        level = [
-            child
-            for node in level
-            for child in (
-                node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
-            )
-        ]
-    return bool(level)
-
-
-def _bad_body(problem: str) -> InvalidParameterError:
-    return InvalidParameterError(
-        f"the body {problem}; send a JSON object of the request's fields.",
-        field="body",
-        allowed="a JSON object",
-    )
 
 
 def _too_large(most: int) -> TooLargeError:

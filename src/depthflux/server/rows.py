@@ -65,12 +65,14 @@ class Caps:
     Attributes:
         queued: most predictions that wait, of all owners.
         active: most predictions of one owner that wait or run; 0 for no limit.
+        share: most predictions of one owner that wait; 0 for no limit.
         retry_after_s: when to ask again, given how many are before.
     """
 
     queued: int
     active: int
     retry_after_s: Callable[[int], float]
+    share: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

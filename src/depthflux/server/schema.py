@@ -57,11 +57,21 @@ predictions = Table(
     Column("timings", Text, nullable=False, default="{}"),
     Column("code", Integer, nullable=False, default=0),
     Column("error", Text, nullable=False, default=""),
-    Index("predictions_by_status", "status", "number"),
+    # With the owner, so that whose turn it is is found without reading the rows that wait.
+    Index("predictions_by_status", "status", "number", "owner"),
     Index("predictions_by_owner", "owner", "number"),
     Index("predictions_by_end", "finished_at"),
     # Never a number twice, even after the newest rows were deleted.
     sqlite_autoincrement=True,
+)
+
+turns = Table(
+    "turns",
+    metadata,
+    Column("owner", Text, primary_key=True),
+    # Counts up with every prediction that is taken up: the lowest was served least recently. Kept
+    # here and not found in the predictions, since whoever deletes theirs would always be first.
+    Column("turn", BigInteger, nullable=False),
 )
 
 uploads = Table(
@@ -82,6 +92,7 @@ uploads = Table(
     Index("uploads_by_ticket", "ticket"),
     Index("uploads_by_prediction", "prediction"),
     Index("uploads_by_age", "created_at"),
+    Index("uploads_by_owner", "owner", "sha256"),
 )
 
 idempotency = Table(
@@ -114,7 +125,12 @@ webhooks = Table(
     Column("attempts", Integer, nullable=False),
     Column("next_at", BigInteger, nullable=False),
     Column("problem", Text, nullable=False),
-    Index("webhooks_by_time", "state", "next_at"),
+    # The prediction's: of those due at a time, what was accepted first is told first.
+    Column("number", BigInteger, nullable=False),
+    # Who is told, by name and port: how many are on their way at a time is bounded for each.
+    Column("host", Text, nullable=False),
+    # With the host, so that letters to one that has enough on their way are passed over unread.
+    Index("webhooks_by_time", "state", "next_at", "number", "host"),
 )
 
 secrets = Table(
@@ -125,6 +141,6 @@ secrets = Table(
 )
 
 #: What this version of the tables is called; another is refused instead of guessed at.
-VERSION = 1
+VERSION = 2
 
 versions = Table("versions", metadata, Column("version", Integer, primary_key=True))

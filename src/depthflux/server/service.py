@@ -75,6 +75,8 @@ class Service:
         media: Media,
         board: Board,
         metrics: Metrics,
+        *,
+        has_several_keys: bool = False,
     ) -> None:
         self.settings, self.metrics, self.board, self.media = settings, metrics, board, media
         self.predictions, self.uploads = Predictions(database), Uploads(database)
@@ -92,6 +94,7 @@ class Service:
             database,
             media,
             retry_after_s=self._retry_after_s,
+            has_several_keys=has_several_keys,
         )
         self._writers = asyncio.Semaphore(MOST_WRITERS)
         self.rates = Rates(settings.key_requests_per_minute)
@@ -122,13 +125,15 @@ class Service:
         Raises:
             NotFoundError: its pictures were to be answered as base64, and are gone.
         """
+        # Its end is in the store a moment before the board hears of it.
+        is_running = one.status == "processing"
         try:
             return served(
                 one,
                 base=base,
                 media=self.media,
                 model=self.model,
-                progress=self.board.progress(one.id) if with_progress else None,
+                progress=self.board.progress(one.id) if with_progress and is_running else None,
             )
         except FileNotFoundError:
             raise NotFoundError(
@@ -217,12 +222,13 @@ class Service:
 
     def age(self) -> int:
         """Delete what is older than it is kept, and files that nothing names; how many rows."""
-        before = now_ms() - round(self.settings.retention_days * _DAY_MS)
+        now = now_ms()
+        before = now - round(self.settings.retention_days * _DAY_MS)
         count = 0
         while removed := self.predictions.remove_older(before, MOST_REMOVED):
             self._remove_files(removed)
             count += len(removed)
-        names = self.uploads.remove_older(before)
+        names = self.uploads.remove_older(before, now - _DAY_MS)
         self.media.remove_uploads(names)
         self.media.sweep(self.predictions.secrets, self.uploads.file_names)
         return count + len(names)

@@ -17,10 +17,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from depthflux.contract import GenerationRequest, describe_allowed, field_range
 from depthflux.errors import InvalidParameterError, SettingsError, show, unknown_name_problem
+from depthflux.server.hosts import read_host, read_origin
 from depthflux.settings import SERVER_PREFIX
 
 _MOST_IMAGES = int(field_range(GenerationRequest.model_fields["num_images"])[1] or 1)
 _MOST_STEPS = int(field_range(GenerationRequest.model_fields["num_inference_steps"])[1] or 1)
+
+#: In place of names: whoever is asked for by whatever name.
+ANY_HOST = "*"
 
 #: What is done with a request all of whose pictures were flagged.
 Moderation = Literal["flag", "fail"]
@@ -66,6 +70,15 @@ class ServerSettings(BaseModel):
         description="What addresses in answers begin with, behind a proxy; else the Host header.",
         json_schema_extra={"allowed": "an address such as https://pictures.example.org"},
     )
+    allowed_hosts: str | None = Field(
+        None,
+        description=(
+            "Names that the server may be asked under, beside IP addresses, localhost, this "
+            "machine's own and that of public_url; `*`: any, which lets web pages in by DNS "
+            "rebinding."
+        ),
+        json_schema_extra={"allowed": "names such as gpu.example.org,depthflux; or *"},
+    )
     devices: str = Field(
         "auto",
         pattern=r"^(auto|(cpu|cuda(:\d+)?)(,(cpu|cuda(:\d+)?))*)$",
@@ -87,7 +100,10 @@ class ServerSettings(BaseModel):
     key_max_active: int = Field(
         0,
         ge=0,
-        description="Most predictions of a key that wait or run at a time; 0: no limit.",
+        description=(
+            "Most predictions of a key that wait or run at a time; 0: no limit, but where there "
+            "are several keys, one key's may be half of max_queued."
+        ),
         json_schema_extra={"allowed": "a whole number from 0"},
     )
     max_images: int = Field(
@@ -147,6 +163,13 @@ class ServerSettings(BaseModel):
         description="A worker not heard of for so long loses its lease: it is killed and replaced.",
         json_schema_extra={"allowed": "seconds from 6 to 3600"},
     )
+    prediction_timeout_s: float = Field(
+        3600.0,
+        gt=0,
+        le=7 * 86400,
+        description="A prediction that has been read and painted for so long fails with code 1405.",
+        json_schema_extra={"allowed": "seconds, more than 0, at most 604800"},
+    )
     retention_days: float = Field(
         7.0,
         gt=0,
@@ -161,10 +184,37 @@ class ServerSettings(BaseModel):
         # A name could resolve to something else than the person thinks of.
         return host if host == "localhost" else str(ipaddress.ip_address(host))
 
+    @field_validator("public_url")
+    @classmethod
+    def _public_url_names_a_host(cls, url: str | None) -> str | None:
+        if url is not None and read_origin(url) is None:
+            raise ValueError
+        return url
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _allowed_hosts_are_names(cls, text: str | None) -> str | None:
+        for name in [] if text is None else text.split(","):
+            host = read_host(name.strip())
+            if name.strip() != ANY_HOST and (host is None or host.port is not None):
+                raise ValueError
+        return text
+
+    @property
+    def allowed_host_names(self) -> set[str]:
+        """The names of `allowed_hosts` as `read_host` has them, and `*` as it is."""
+        texts = [] if self.allowed_hosts is None else self.allowed_hosts.split(",")
+        hosts = {text.strip(): read_host(text.strip()) for text in texts}
+        return {text if host is None else host.name for text, host in hosts.items()}
+
     @property
     def is_loopback(self) -> bool:
         """Whether only programs on this machine can reach the server."""
-        return self.host == "localhost" or ipaddress.ip_address(self.host).is_loopback
+        if self.host == "localhost":
+            return True
+        address = ipaddress.ip_address(self.host)
+        # An IPv4 address in IPv6's clothes is what it is; not every version of Python sees that.
+        return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
     @property
     def device_names(self) -> list[str]:

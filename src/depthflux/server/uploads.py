@@ -8,11 +8,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import delete, func, insert, or_, select, update
 
+from depthflux.errors import BusyError
 from depthflux.server.database import Database
 from depthflux.server.names import now_ms
 from depthflux.server.schema import predictions, uploads
+
+#: Tickets of an owner whose bytes have not come; nobody needs as many at a time.
+MOST_OPEN_TICKETS = 1000
+#: When to ask for a ticket again where too many are open, in seconds.
+_TICKET_RETRY_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,9 +68,26 @@ class Uploads:
         with self._database.writing() as connection:
             connection.execute(insert(uploads).values(**picture_values(picture, owner, "")))
 
-    def add_ticket(self, ticket: Ticket) -> None:
-        """Promise an upload."""
+    def add_ticket(self, ticket: Ticket, *, most_open: int = MOST_OPEN_TICKETS) -> None:
+        """Promise an upload.
+
+        Args:
+            ticket: the promise.
+            most_open: how many of an owner may be open at a time.
+
+        Raises:
+            BusyError: so many are.
+        """
+        is_open = (uploads.c.owner == ticket.owner) & (uploads.c.sha256 == "")
+        count = select(func.count()).select_from(uploads).where(is_open)
         with self._database.writing() as connection:
+            found = connection.scalar(count) or 0
+            if found >= most_open:
+                raise BusyError(
+                    f"{found} upload tickets of this key are open, the most that are allowed; use "
+                    "them, or wait until they end after a day.",
+                    retry_after_s=_TICKET_RETRY_S,
+                )
             connection.execute(
                 insert(uploads).values(
                     name=ticket.name,
@@ -111,8 +134,17 @@ class Uploads:
             return None
         return Picture(name=row.name, size=row.size, sha256=row.sha256, media_type=row.media_type)
 
-    def remove_older(self, before: int) -> list[str]:
-        """Delete uploads older than a time that nothing unfinished needs; their names."""
+    def remove_older(self, before: int, open_before: int = 0) -> list[str]:
+        """Delete uploads older than a time that nothing unfinished needs; their names.
+
+        Args:
+            before: in milliseconds since 1970.
+            open_before: the same for tickets whose bytes have not come.
+        """
+        is_old = or_(
+            uploads.c.created_at < before,
+            (uploads.c.sha256 == "") & (uploads.c.created_at < open_before),
+        )
         needed = select(predictions.c.control_file).where(
             predictions.c.status.in_(("created", "processing"))
         )
@@ -121,7 +153,7 @@ class Uploads:
             rows = connection.scalars(
                 delete(uploads)
                 .where(
-                    uploads.c.created_at < before,
+                    is_old,
                     uploads.c.prediction == "",
                     uploads.c.name.not_in(needed),
                 )

@@ -13,13 +13,13 @@ import asyncio
 import hashlib
 import hmac
 import logging
+import math
 import ssl
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 import httpx
 
@@ -48,8 +48,8 @@ WEBHOOK = Wanted(
 PAUSES_S = (2.0, 10.0, 60.0, 300.0, 1800.0, 7200.0, 21600.0)
 #: Sent at a time, and to one host: a slow receiver must not hold up the others.
 MOST_AT_ONCE, MOST_TO_A_HOST = 8, 2
-#: Looked at at a time, so that those behind many to one slow host are seen, too.
-_MOST_READ = 256
+#: Read at a time: more than are on their way, which are due in the store until they have ended.
+_MOST_READ = 32
 #: How long to wait before what became of a letter is noted again, in seconds.
 _STORE_PAUSE_S = 1.0
 #: How often the outbox is looked into without being told, in seconds.
@@ -215,23 +215,47 @@ class Postman:
             self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _run(self) -> None:
+        looked_at = -math.inf
         while True:
             self._news.clear()
             self._noted.clear()
             try:
+                if time.monotonic() - looked_at >= _LOOK_S:
+                    await asyncio.to_thread(self._heed_clock)
+                    looked_at = time.monotonic()
                 read_at = now_ms()
-                due = await asyncio.to_thread(self._outbox.due, read_at, _MOST_READ)
-                self._begin(due)
+                await self._begin_due(read_at)
                 wait_s = await asyncio.to_thread(self._until_next, read_at)
             except STORE_PROBLEMS as error:
                 _complain(error)
                 wait_s = 1.0
             await self._wait(wait_s)
 
+    def _heed_clock(self) -> None:
+        """Let no letter wait longer than its pause because the clock was set back."""
+        count = self._outbox.bring_forward(now_ms(), self._pauses_s)
+        if count:
+            logger.warning("the clock was set back: %d webhooks are due now, not later", count)
+
+    async def _begin_due(self, now: int) -> None:
+        """Begin to send what is due, as far as there is room.
+
+        What is read first may all be to one host, so it is looked again without those that have
+        enough on their way: each time but the last one at least one letter more is begun.
+        """
+        for _ in range(MOST_AT_ONCE + 1):
+            full = [host for host, count in self._hosts.items() if count >= MOST_TO_A_HOST]
+            due = await asyncio.to_thread(self._outbox.due, now, _MOST_READ, full)
+            before = len(self._on_their_way)
+            self._begin(due)
+            has_begun = len(self._on_their_way) > before
+            if len(due) < _MOST_READ or not has_begun or len(self._on_their_way) >= MOST_AT_ONCE:
+                return
+
     def _begin(self, due: Sequence[Letter]) -> None:
         """Begin to send letters, as many as may be on their way at a time, and to one host."""
         for letter in due:
-            id, host = letter.prediction.id, _host_of(letter)
+            id, host = letter.prediction.id, letter.host
             # What was noted while the outbox was read is due in what was read, and nowhere else.
             is_known = id in self._on_their_way or id in self._noted
             has_room = len(self._on_their_way) < MOST_AT_ONCE
@@ -273,7 +297,7 @@ class Postman:
         finally:
             self._noted.add(letter.prediction.id)
             del self._on_their_way[letter.prediction.id]
-            self._hosts -= Counter([_host_of(letter)])
+            self._hosts -= Counter([letter.host])
             self._news.set()
 
     def _send(self, letter: Letter) -> Outcome:
@@ -293,7 +317,7 @@ class Postman:
 
     def _failed(self, letter: Letter, problem: str) -> Outcome:
         # The host alone: some services put their secret into the path.
-        one, host = letter.prediction, _host_of(letter)
+        one, host = letter.prediction, letter.host
         if letter.attempts >= len(self._pauses_s):
             logger.warning("webhook of %s to %s is given up: %s", one.id, host, problem)
             return Outcome(label="given_up", state="given_up", problem=problem)
@@ -316,10 +340,6 @@ class Postman:
             return False
         self._metrics.webhooks.labels(outcome.label).inc()
         return True
-
-
-def _host_of(letter: Letter) -> str:
-    return urlsplit(letter.prediction.webhook_url).netloc.lower()
 
 
 def _complain(error: Exception) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import event, func, insert, select, update
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 from store_fixtures import Store, at_once
 
 from depthflux.errors import SettingsError
@@ -512,3 +512,40 @@ def test_any_number_of_predictions_may_be_removed_at_a_time(
 
     assert len(removed) == 1000
     assert store.predictions.read(one.id) is not None
+
+
+# Damage -----------------------------------------------------------------------------------------
+
+
+def test_a_damaged_file_is_a_store_that_cannot_be_used_and_works_again_when_it_is_mended(
+    tmp_path: Path,
+) -> None:
+    first = Database(tmp_path)
+    add_owner(first, "a")
+    first.close()
+    whole = first.path.read_bytes()
+    again = Database(tmp_path)
+    with again.reading() as connection:
+        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+    again.engine.dispose()
+
+    first.path.write_bytes(b"no database " * 4096)
+    with pytest.raises(STORE_PROBLEMS, match="not a database"):
+        owners(again)
+    with pytest.raises(STORE_PROBLEMS, match="not a database"):
+        add_owner(again, "b")
+    first.path.write_bytes(whole)
+
+    assert owners(again) == ["a"]
+    again.close()
+
+
+def test_a_broken_rule_is_no_trouble_of_the_store(database: Database) -> None:
+    add_owner(database, "a")
+
+    with pytest.raises(IntegrityError):
+        add_owner(database, "a")
+
+    with pytest.raises(ProgrammingError), database.reading() as connection:
+        connection.exec_driver_sql("SELECT ?", ())
+    assert not issubclass(ProgrammingError, STORE_PROBLEMS)

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import update
 from store_fixtures import Store, at_once
 
-from depthflux.server.outbox import Letter, Outbox
+from depthflux.server.outbox import Letter, Outbox, host_of
 from depthflux.server.schema import webhooks
 
 HOOK = "https://receiver.example/hook"
@@ -34,7 +34,9 @@ def test_what_has_ended_is_due_at_once(store: Store) -> None:
 
     assert nothing == (None, [])
     assert outbox.next_at() == 0
-    assert outbox.due(0, 10) == [Letter(prediction=store.read(id), attempts=0)]
+    assert outbox.due(0, 10) == [
+        Letter(prediction=store.read(id), attempts=0, host="receiver.example")
+    ]
 
 
 def test_the_longest_due_is_first_and_no_more_are_given_than_are_asked_for(store: Store) -> None:
@@ -51,6 +53,30 @@ def test_the_longest_due_is_first_and_no_more_are_given_than_are_asked_for(store
     assert due(299, 10) == [1, 3, 2]
     assert due(99, 10) == []
     assert outbox.next_at() == 100
+
+
+def test_letters_to_hosts_that_are_told_enough_are_passed_over(store: Store) -> None:
+    outbox = Outbox(store.database)
+    urls = [
+        "https://a.example/x",
+        "HTTPS://A.example:443/y",
+        "https://a.example:444/",
+        "http://b.example",
+    ]
+    ids = [store.completed(webhook_url=url).id for url in urls]
+
+    def due(*but: str) -> list[int]:
+        return [ids.index(letter.prediction.id) for letter in outbox.due(0, 10, but)]
+
+    assert due() == [0, 1, 2, 3]
+    assert due("a.example") == [2, 3]
+    assert due("a.example", "a.example:444") == [3]
+    assert due("a.example", "a.example:444", "b.example", "c.example") == []
+    assert [letter.host for letter in outbox.due(0, 10)][1:3] == ["a.example", "a.example:444"]
+
+
+def test_a_url_that_nobody_can_read_has_a_host_all_the_same() -> None:
+    assert host_of("no url") == host_of("https://user@a.example/")
 
 
 def test_what_became_of_an_attempt_is_noted_and_counted(store: Store) -> None:
@@ -72,6 +98,21 @@ def test_what_became_of_an_attempt_is_noted_and_counted(store: Store) -> None:
     ]
     assert later == [(id, 1)]
     assert too_early == []
+
+
+def test_what_is_due_later_than_its_own_pause_can_last_is_due_now(store: Store) -> None:
+    outbox = Outbox(store.database)
+    early, late, second, ended = (told(store) for _ in range(4))
+    outbox.note(early, state="waiting", next_at=102_000)
+    outbox.note(late, state="waiting", next_at=102_001)
+    outbox.note(second, state="waiting")
+    outbox.note(second, state="waiting", next_at=110_000)
+    outbox.note(ended, state="given_up", next_at=900_000)
+
+    counts = [outbox.bring_forward(100_000, (2.0, 10.0)) for _ in range(2)]
+
+    assert counts == [1, 0]
+    assert [letter.prediction.id for letter in outbox.due(100_000, 10)] == [late]
 
 
 @pytest.mark.parametrize("state", ["delivered", "given_up"])

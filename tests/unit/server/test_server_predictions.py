@@ -367,6 +367,18 @@ def test_what_pictures_names_begin_with_is_known_of_all_predictions(store: Store
     assert len(secrets) == 2
 
 
+def test_pictures_of_one_that_failed_in_the_end_are_needed_by_nobody(store: Store) -> None:
+    one = store.submit()
+    store.jobs.claim("worker")
+    before = store.predictions.secrets()
+
+    # The worker has written them, and died; the next one failed.
+    store.jobs.fail(one.id, "worker", 5000, "why")
+
+    assert before == {one.secret}
+    assert store.predictions.secrets() == set()
+
+
 # Cancelling -------------------------------------------------------------------------------------
 
 

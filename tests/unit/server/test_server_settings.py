@@ -112,7 +112,22 @@ def test_all_values_that_are_not_allowed_are_said_at_once_with_what_is() -> None
         ("port", [-1, 65536, "http", 80.5, ""]),
         (
             "public_url",
-            ["here.example", "ftp://a", "https://", "https://a/b", "https://a?b", "x\n"],
+            [
+                "here.example",
+                "ftp://a",
+                "https://",
+                "https://a/b",
+                "https://a?b",
+                "x\n",
+                "https://a:b",
+                "https://:::",
+                "https://[a]",
+                "https://a:99999",
+            ],
+        ),
+        (
+            "allowed_hosts",
+            ["", ",", "a,", "a b", "a:8000", "https://a", "*.a", "**", "a/b", "[::1", "a..b", "ä"],
         ),
         ("devices", ["", "gpu", "cuda:", "cuda:0,", ",cpu", "cuda:0, cuda:1", "auto,cpu", "cpu\n"]),
         ("max_queued", [0, -1, "many"]),
@@ -144,6 +159,7 @@ def test_values_outside_of_what_is_allowed_are_refused(name: str, values: list[A
         ("host", ["0.0.0.0", "::1", "::", "localhost", "192.168.1.2"]),  # noqa: S104
         ("port", [0, 65535]),
         ("public_url", ["http://a", "https://a.example:8443", "http://[::1]:80"]),
+        ("allowed_hosts", ["*", "a", "a.example", "my_gpu, b.example.", "a,*", "10.0.0.1,[::1]"]),
         ("devices", ["auto", "cpu", "cuda", "cuda:0", "cuda:0,cuda:1", "cuda:0,cuda:0,cpu"]),
         ("max_images", [1, 4]),
         ("max_steps", [1, 50]),
@@ -174,6 +190,9 @@ def test_settings_do_not_change_once_they_are_made() -> None:
         ("127.9.9.9", True),
         ("localhost", True),
         ("::1", True),
+        ("::ffff:127.0.0.1", True),
+        ("::ffff:0.0.0.0", False),
+        ("::ffff:192.168.1.2", False),
         ("0.0.0.0", False),  # noqa: S104
         ("::", False),
         ("192.168.1.2", False),
@@ -193,8 +212,17 @@ def test_only_loopback_addresses_let_nobody_but_this_machine_in(
     if is_loopback:
         require_keys(settings, Keys([]))
     else:
-        with pytest.raises(SettingsError, match=f"host={re.escape(host)} lets other machines in"):
+        with pytest.raises(SettingsError, match=f"host={re.escape(settings.host)} lets other"):
             require_keys(settings, Keys([]))
+
+
+def test_allowed_names_are_those_that_hosts_are_compared_by() -> None:
+    assert resolve().allowed_host_names == set()
+    assert resolve(allowed_hosts="GPU.example., b,*").allowed_host_names == {
+        "gpu.example",
+        "b",
+        "*",
+    }
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from sqlalchemy import update
 from store_fixtures import DONE, Store, at_once
 
+from depthflux.errors import BusyError
 from depthflux.server.schema import uploads
 from depthflux.server.uploads import Picture, Ticket, Uploads
 
@@ -128,6 +131,42 @@ def test_old_uploads_are_removed_and_young_ones_are_not(store: Store) -> None:
     assert sorted(removed) == sorted([picture("a").name, ticket().name])
     assert room.file_names() == {picture("b").name}
     assert room.remove_older(1000) == []
+
+
+def test_tickets_whose_bytes_have_not_come_end_sooner_and_others_do_not(store: Store) -> None:
+    room = Uploads(store.database)
+    room.add(picture(), "me")
+    room.add_ticket(ticket("t"))
+    room.add_ticket(ticket("u"))
+    assert room.keep(bytes_of("u", "d"))
+    age(store, 999)
+
+    removed = room.remove_older(500, 1000)
+
+    assert removed == [ticket("t").name]
+
+
+def test_of_an_owner_no_more_tickets_are_open_than_allowed_whoever_asks_at_a_time(
+    store: Store,
+) -> None:
+    room = Uploads(store.database)
+
+    def ask(number: int) -> bool:
+        try:
+            room.add_ticket(ticket(f"t{number:02}"), most_open=3)
+        except BusyError:
+            return False
+        return True
+
+    answers = at_once(ask, 16)
+    room.add_ticket(replace(ticket("o"), owner="another"), most_open=3)
+    used = f"t{answers.index(True):02}"
+    assert room.keep(bytes_of(used, "d"))
+    room.add_ticket(ticket("n"), most_open=3)
+
+    assert sum(answers) == 3
+    with pytest.raises(BusyError, match="3 upload tickets of this key are open"):
+        room.add_ticket(ticket("x"), most_open=3)
 
 
 @pytest.mark.parametrize("state", ["waits", "runs", "waits again"])

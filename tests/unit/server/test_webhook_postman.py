@@ -256,6 +256,21 @@ def test_what_waits_for_its_next_attempt_survives_the_postman(
     assert second.at_s - first.at_s >= 0.5
 
 
+def test_a_letter_does_not_wait_for_hours_because_the_clock_was_set_back(
+    one_store: Store, receive: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    receiver = receive(answer(200))
+    one = one_store.completed(webhook_url=receiver.url)
+    in_an_hour = round(1000 * (time.time() + 3600))
+    Outbox(one_store.database).note(one.id, state="waiting", next_at=in_an_hour, problem="500")
+
+    with caplog.at_level(logging.WARNING, logger="depthflux"):
+        asyncio.run(run_until(postman(one_store, 2.0), is_in_state(one_store, one.id, "delivered")))
+
+    assert len(receiver.deliveries) == 1
+    assert "the clock was set back" in caplog.text
+
+
 def test_a_new_postman_goes_on_counting_the_attempts(one_store: Store, receive: Start) -> None:
     receiver = receive(answer(500))
     one = one_store.completed(webhook_url=receiver.url)
@@ -338,6 +353,28 @@ def test_many_letters_to_a_silent_host_do_not_hold_up_one_to_another(
     assert other.deliveries[0].at_s - started < 3
     assert on_their_way == MOST_TO_A_HOST
     assert len({came.body for came in silent.deliveries}) == 20
+
+
+def test_hundreds_of_letters_to_silent_hosts_do_not_hold_up_one_to_another(
+    one_store: Store, receive: Start
+) -> None:
+    until = threading.Event()
+    silent, other = [receive(silence(until)) for _ in range(3)], receive(answer(200))
+    ids = [one_store.submit(webhook_url=receiver.url).id for receiver in silent for _ in range(120)]
+    for id in ids:
+        one_store.predictions.cancel(id, "")
+    last = one_store.completed(webhook_url=other.url).id
+    started = time.monotonic()
+
+    async def told() -> None:
+        while not other.deliveries:
+            await asyncio.sleep(0.01)
+        until.set()
+
+    asyncio.run(work(postman(one_store), told))
+
+    assert [came.body.decode() for came in other.deliveries] == [last]
+    assert other.deliveries[0].at_s - started < 3
 
 
 def test_a_hosts_name_is_the_same_in_capitals(one_store: Store, receive: Start) -> None:
@@ -438,6 +475,24 @@ def test_a_letter_that_cannot_be_written_holds_up_no_other_and_is_not_tried_with
 
     assert [came.body.decode() for came in receiver.deliveries] == [good.id]
     assert 1 <= tried.count(bad.id) <= 3
+
+
+def test_a_letter_whose_address_cannot_be_read_does_not_end_the_postman(
+    one_store: Store, receive: Start
+) -> None:
+    receiver = receive(answer(200))
+    # Accepted by an earlier version, which did not look into the brackets.
+    bad = one_store.completed(webhook_url="http://[1.2]/")
+    good = one_store.completed(webhook_url=receiver.url)
+    outbox = Outbox(one_store.database)
+
+    asyncio.run(run_until(postman(one_store), is_in_state(one_store, good.id, "delivered")))
+    asyncio.run(run_until(postman(one_store), is_in_state(one_store, bad.id, "given_up")))
+
+    assert [came.body.decode() for came in receiver.deliveries] == [good.id]
+    state = outbox.state(bad.id)
+    assert state is not None
+    assert "no IPv6 address" in " ".join(map(str, state))
 
 
 # The store fails --------------------------------------------------------------------------------

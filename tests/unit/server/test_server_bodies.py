@@ -1,0 +1,252 @@
+"""How much of all bodies is in memory at a time, and how many large ones are worked on."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import json
+import os
+import tracemalloc
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import httpx
+import pytest
+from fastapi import Request
+from PIL import Image
+from starlette.types import Message, Receive, Scope, Send
+
+from depthflux.contract import HOSTED_MODEL
+from depthflux.errors import BusyError
+from depthflux.server.app import make_app
+from depthflux.server.board import Board
+from depthflux.server.bodies import (
+    FREE_BYTES,
+    LARGE_BYTES,
+    MOST_LARGE,
+    Bodies,
+    Body,
+    Charging,
+    give_back,
+    take_turn,
+)
+from depthflux.server.database import Database
+from depthflux.server.errors import CrowdedError
+from depthflux.server.keys import Keys
+from depthflux.server.media import Media
+from depthflux.server.metrics import Metrics
+from depthflux.server.service import Service
+from depthflux.server.settings import ServerSettings
+from depthflux.settings import EngineSettings
+
+LARGE = LARGE_BYTES + 1
+
+
+def test_bodies_are_charged_as_they_come_and_no_further() -> None:
+    bodies = Bodies(most=1_000_000)
+    first, second = Body(bodies), Body(bodies)
+    first.add(400_000)
+    second.add(600_000)
+
+    with pytest.raises(CrowdedError, match="the bodies of other requests") as caught:
+        first.add(1)
+
+    assert isinstance(caught.value, BusyError)
+    assert (caught.value.http_status, caught.value.retry_after_s > 0) == (503, True)
+    # What was refused is not kept, so it is not charged.
+    assert bodies.charged == 600_000
+    second.give_back()
+    assert bodies.charged == 0
+
+
+def test_small_bodies_are_free_and_growing_ones_are_charged_whole() -> None:
+    bodies = Bodies(most=FREE_BYTES + 1)
+    small = [Body(bodies) for _ in range(1000)]
+    for body in small:
+        body.add(FREE_BYTES)
+    free = bodies.charged
+
+    small[0].add(1)
+
+    assert (free, bodies.charged) == (0, FREE_BYTES + 1)
+    with pytest.raises(CrowdedError):
+        small[1].add(1)
+
+
+def test_giving_back_twice_is_giving_back_once() -> None:
+    bodies = Bodies(most=1_000_000)
+    one, other = Body(bodies), Body(bodies)
+    one.add(100_000)
+    other.add(200_000)
+
+    one.give_back()
+    one.give_back()
+    one.add(300_000)
+
+    assert bodies.charged == 200_000
+
+
+# Around an application --------------------------------------------------------------------------
+
+Answer = Callable[[Request], Awaitable[None]]
+
+
+def pieces(*sizes: int) -> Receive:
+    """A client that sends so many bytes at a time, then hangs up."""
+    left = list(sizes)
+
+    async def receive() -> Message:
+        if not left:
+            return {"type": "http.disconnect"}
+        return {"type": "http.request", "body": bytes(left.pop(0)), "more_body": True}
+
+    return receive
+
+
+async def serve(bodies: Bodies, receive: Receive, answer: Answer) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await answer(Request(scope, receive, send))
+
+    async def send(message: Message) -> None:
+        return
+
+    await Charging(app, bodies)({"type": "http", "headers": []}, receive, send)
+
+
+async def read(request: Request) -> None:
+    async for _ in request.stream():
+        pass
+
+
+@pytest.mark.parametrize("how", ["answered", "hung up", "failed", "cancelled"])
+def test_a_body_is_given_back_however_its_request_ends(how: str) -> None:
+    bodies = Bodies()
+    charged = 0
+
+    async def answer(request: Request) -> None:
+        nonlocal charged
+        await request.receive()
+        charged = bodies.charged
+        await take_turn(request)
+        if how == "failed":
+            raise KeyError
+        if how == "hung up":
+            await read(request)
+        if how == "cancelled":
+            await asyncio.Event().wait()
+
+    async def run() -> None:
+        task = asyncio.create_task(serve(bodies, pieces(LARGE), answer))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        # All turns are there again.
+        async with asyncio.timeout(1):
+            for _ in range(MOST_LARGE):
+                await bodies.turns.acquire()
+
+    asyncio.run(run())
+
+    assert (charged, bodies.charged) == (LARGE, 0)
+
+
+def test_large_bodies_are_worked_on_a_few_at_a_time_and_small_ones_at_once() -> None:
+    bodies = Bodies()
+    at_a_time = most = small = 0
+
+    async def work(request: Request) -> None:
+        nonlocal at_a_time, most
+        await request.receive()
+        await take_turn(request)
+        at_a_time += 1
+        most = max(most, at_a_time)
+        await asyncio.sleep(0.01)
+        at_a_time -= 1
+
+    async def pass_by(request: Request) -> None:
+        nonlocal small
+        await request.receive()
+        await take_turn(request)
+        small += at_a_time == MOST_LARGE
+
+    async def run() -> None:
+        large = [asyncio.create_task(serve(bodies, pieces(LARGE), work)) for _ in range(8)]
+        await asyncio.sleep(0.005)
+        await serve(bodies, pieces(LARGE_BYTES), pass_by)
+        await asyncio.gather(*large)
+
+    asyncio.run(run())
+
+    assert (most, small) == (MOST_LARGE, 1)
+
+
+def test_a_route_that_is_done_with_a_body_lets_the_next_one_have_its_turn() -> None:
+    bodies = Bodies()
+    charged = []
+
+    async def wait_long(request: Request) -> None:
+        await request.receive()
+        await take_turn(request)
+        give_back(request)
+        charged.append(bodies.charged)
+        await asyncio.sleep(0.05)
+
+    async def run() -> None:
+        async with asyncio.timeout(1):
+            await asyncio.gather(
+                *(serve(bodies, pieces(LARGE), wait_long) for _ in range(MOST_LARGE + 3))
+            )
+
+    asyncio.run(run())
+
+    assert len(charged) == MOST_LARGE + 3
+    assert bodies.charged == 0
+
+
+def noise(side: int) -> str:
+    """A picture that cannot be packed, as base64."""
+    buffer = io.BytesIO()
+    Image.frombytes("RGB", (side, side), os.urandom(3 * side * side)).save(buffer, format="PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def test_a_picture_is_not_kept_in_memory_while_its_end_is_waited_for(
+    database: Database, media: Media, tmp_path: Path
+) -> None:
+    settings = ServerSettings(data_dir=tmp_path, sync_timeout_s=60)
+    service = Service(settings, EngineSettings(), database, media, Board(), Metrics())
+    app = make_app(service, Keys([]))
+    picture = noise(1200)
+
+    async def run() -> tuple[int, int]:
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(app), base_url="http://127.0.0.1:8000"
+        ) as client:
+            body = {"prompt": "a", "control_image": picture, "enable_sync_mode": True}
+            content = json.dumps(body).encode()
+            headers = {"Content-Type": "application/json"}
+            tracemalloc.start()
+            asking = [
+                asyncio.create_task(
+                    client.post(f"/api/v3/{HOSTED_MODEL}", content=content, headers=headers)
+                )
+                for _ in range(3)
+            ]
+            async with asyncio.timeout(10):
+                while service.predictions.counts() != {"created": 3}:
+                    await asyncio.sleep(0.02)
+                # Until what they are answered with is being waited for.
+                await asyncio.sleep(0.2)
+            held, _ = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+            waiting = sum(not one.done() for one in asking)
+            service.end_waiting()
+            for one in asking:
+                assert (await one).json()["data"]["status"] == "processing"
+            return held, waiting
+
+    held, waiting = asyncio.run(run())
+
+    assert waiting == 3
+    assert held < len(picture)
