@@ -24,10 +24,10 @@ LIBRARIES = (
 )
 
 
-def describe_run(arguments: list[str]) -> dict[str, Any]:
+def describe_run(arguments: list[str], *, script: str = "scripts/soak") -> dict[str, Any]:
     """Command, date, commit, host and versions."""
     return {
-        "command": shlex.join(["scripts/soak", *arguments]),
+        "command": shlex.join([script, *arguments]),
         "date": datetime.now(UTC).date().isoformat(),
         "commit": commit_here(),
         "host": describe_host() | {"cpu": _cpu()},

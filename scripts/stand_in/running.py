@@ -54,6 +54,7 @@ class StandInServer:
         stand_in: dict[str, Any] | None = None,
         keys: tuple[str, ...] = (),
         engine: dict[str, str] | None = None,
+        environment: dict[str, str] | None = None,
         **settings: Any,
     ) -> None:
         """Start nothing yet.
@@ -63,12 +64,14 @@ class StandInServer:
             stand_in: the painter's options, see stand_in.painter.
             keys: API keys.
             engine: settings of the engine, as texts.
+            environment: further variables of its processes.
             settings: the server's.
         """
         self.data_dir = data_dir
         self.log = data_dir.with_suffix(".log")
         self._settings = {"port": 0, **settings, "keys": list(keys), "engine": engine or {}}
         self._stand_in, self._keys = stand_in or {}, keys
+        self._environment = environment or {}
         self._process: subprocess.Popen[str] | None = None
         self.address, self.client = "", httpx.Client()
 
@@ -96,6 +99,7 @@ class StandInServer:
         """Start it, and wait until it listens, and by default until a worker can paint."""
         environment = {
             **os.environ,
+            **self._environment,
             "STAND_IN": json.dumps(self._stand_in),
             "PYTHONPATH": os.pathsep.join((str(SOURCE), str(ROOT / "scripts"))),
         }

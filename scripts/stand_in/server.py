@@ -10,6 +10,7 @@ import logging
 import sys
 
 from depthflux.errors import DepthFluxError
+from depthflux.logs import log_to_standard_error
 from depthflux.server.keys import Keys
 from depthflux.server.serving import end_process, serve
 from depthflux.server.settings import ServerSettings
@@ -22,7 +23,7 @@ def main() -> None:
     """Serve until told to end."""
     given = json.loads(sys.argv[1])
     keys, engine = Keys(given.pop("keys", [])), given.pop("engine", {})
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
+    log_to_standard_error()
     # Addresses that are fetched from, as httpx would log them, hold secrets.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:

@@ -42,11 +42,17 @@ from typing import ClassVar
 
 #: How much of a value an error message repeats; a data URI of 5 MB must not fill the screen.
 MAX_SHOWN_CHARACTERS = 60
+#: Beyond these no message shows anything.
+_MOST_READ = 4096
+#: What stands between an address's slashes and its host, and behind its path. Source: RFC 3986, 3.
+_USER = re.compile(r"//[^/?#\s]*@")
+_QUERY = re.compile(r"(//[^\s?#'\"]*)[?#][^\s'\"]*")
 
 
 def show(value: object) -> str:
     """A value as an error message repeats it: its `repr`, cut after 60 characters.
 
+    Of an address neither user, password nor query is repeated: messages are stored and logged.
     Arrays and images are named by type only, since their repr says nothing a caller can use.
     """
     if isinstance(value, bytes):
@@ -56,8 +62,13 @@ def show(value: object) -> str:
     if isinstance(value, int) and abs(value) >= 10**MAX_SHOWN_CHARACTERS:
         # Python refuses to write out integers of several thousand digits.
         return f"a number of about {int(value.bit_length() * 0.30103) + 1} digits"
-    text = repr(value)
+    text = without_secrets(repr(value))
     return text if len(text) <= MAX_SHOWN_CHARACTERS else text[: MAX_SHOWN_CHARACTERS - 1] + "…"
+
+
+def without_secrets(text: str) -> str:
+    """The start of a text, in which no address has a user, a password or a query any more."""
+    return _QUERY.sub(r"\1?…", _USER.sub("//…@", text[:_MOST_READ]))
 
 
 def first_line(error: BaseException) -> str:

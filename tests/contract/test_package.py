@@ -17,6 +17,8 @@ SOURCE = Path(depthflux.__file__).parent
 LAYERS = [
     "errors",
     "files",
+    "configurations",
+    "logs",
     "quiet",
     "settings",
     "contract",

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from depthflux.cli.messages import one_line, say
+from depthflux.cli.messages import say
 from depthflux.cli.progress import LINE_INTERVAL_S
+from depthflux.logs import one_line
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -13,8 +13,8 @@ from typing import IO, Any
 import click
 from click.exceptions import NoArgsIsHelpError
 
-from depthflux.cli.messages import one_line
 from depthflux.errors import CancelledError, DepthFluxError
+from depthflux.logs import one_line
 
 
 class OneLineError(click.ClickException):

@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 
 import click
 
+from depthflux.logs import OneLineFormatter, one_line
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 logger = logging.getLogger("depthflux")
@@ -21,14 +23,15 @@ class StandardErrorHandler(logging.Handler):
     """Writes to whatever standard error is at that moment; a progress bar replaces it."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a message as one line."""
-        click.echo(f"{record.levelname.lower()}: {one_line(record.getMessage())}", err=True)
+        """Write a message as one line, and below it the traceback that it may have."""
+        click.echo(self.format(record), err=True)
 
 
 @contextmanager
 def log_to_standard_error(level: int) -> Iterator[None]:
     """Show messages of at least a level, until the block ends."""
     handler, before = StandardErrorHandler(), logger.level
+    handler.setFormatter(OneLineFormatter())
     logger.addHandler(handler)
     logger.setLevel(level)
     try:
@@ -55,18 +58,6 @@ def verbose_option(command: Command) -> Command:
 def say(text: str) -> None:
     """Tell the person at the terminal something that is neither result nor warning."""
     click.echo(one_line(text), err=True)
-
-
-def one_line(text: str) -> str:
-    """The same words on one line, with nothing in them that a terminal would act on.
-
-    File names, records and request files come from anyone; escape sequences and characters that
-    turn the writing direction are spelt out.
-    """
-    words = " ".join(text.split())
-    return "".join(
-        character if character.isprintable() else ascii(character)[1:-1] for character in words
-    )
 
 
 def _start_log(ctx: click.Context, _parameter: click.Parameter, verbose: bool) -> bool:

@@ -15,11 +15,12 @@ import click
 from depthflux.cli.bytes_progress import BytesProgress, in_words
 from depthflux.cli.config import PIPE_COLUMNS
 from depthflux.cli.inputs import early_settings
-from depthflux.cli.messages import one_line, say, verbose_option
+from depthflux.cli.messages import say, verbose_option
 from depthflux.cli.options import Command, given_settings, json_option, setting_options
 from depthflux.cli.outputs import echo_json
 from depthflux.cli.weights_prepare import prepare
 from depthflux.errors import CancelledError, WeightsMissingError
+from depthflux.logs import one_line
 from depthflux.model.catalogue import CATALOGUE, NAMES, Entry, find_entries
 from depthflux.model.pins import FolderPins, read_pins
 from depthflux.model.verification import (

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from depthflux.configurations import refuse_code
 from depthflux.depth.estimator import EstimatorCard, Gives
 from depthflux.errors import WeightsCorruptError, WeightsMissingError, first_line, show
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 CONFIG_FILE = "config.json"
 PROCESSOR_FILE = "preprocessor_config.json"
 WEIGHTS_FILE = "model.safetensors"
+#: What every Depth Anything sees with.
+BACKBONE = "dinov2"
 
 #: What an operator can do about a folder that is not usable.
 FIX = "Copy it again as weights/README.md says, or name another folder with depth_estimator."
@@ -126,9 +129,10 @@ class DepthAnything:
             WeightsMissingError: files are missing; all of them are named.
             WeightsCorruptError: a file is truncated, unreadable, or its tensors do not fit.
         """
-        card = card or describe(folder)
+        # Judged whatever is declared: a folder may come from anyone.
+        described = describe(folder)
         model = _load_model(folder, dtype)
-        return cls(card, folder, model.to(device).eval(), _load_processor(folder))
+        return cls(card or described, folder, model.to(device).eval(), _load_processor(folder))
 
     def estimate(self, rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The depth of a picture, at the picture's own size.
@@ -188,9 +192,11 @@ def describe(folder: Path) -> EstimatorCard:
 
     Raises:
         WeightsMissingError: files are missing; all of them are named.
-        WeightsCorruptError: a JSON file is unreadable, or it is no Depth Anything model.
+        WeightsCorruptError: a JSON file is unreadable, names code, or is of no Depth Anything
+            model.
     """
     _refuse_missing(folder)
+    refuse_code(folder, fix=FIX)
     config, processor = _read_json(folder / CONFIG_FILE), _read_json(folder / PROCESSOR_FILE)
     if config.get("model_type") != "depth_anything":
         raise WeightsCorruptError(
@@ -201,6 +207,7 @@ def describe(folder: Path) -> EstimatorCard:
     backbone = config.get("backbone_config")
     if not isinstance(backbone, dict):
         raise WeightsCorruptError(f"{folder / CONFIG_FILE} describes no backbone.", fix=FIX)
+    _refuse_other_libraries(folder / CONFIG_FILE, config, backbone)
     input_size = _input_size(folder / PROCESSOR_FILE, processor.get("size"))
     kind = config.get("depth_estimation_type", "relative")
     fingerprint = Fingerprint(
@@ -211,6 +218,22 @@ def describe(folder: Path) -> EstimatorCard:
         return replace(known, input_size=input_size)
     gives: Gives = "depth" if kind == "metric" else "disparity"
     return EstimatorCard(folder.name, str(folder), "unknown", gives, input_size)
+
+
+def _refuse_other_libraries(
+    file: Path, config: Mapping[str, Any], backbone: Mapping[str, Any]
+) -> None:
+    """See that transformers builds all of it alone, with no other library and no Hub."""
+    if backbone.get("model_type", BACKBONE) != BACKBONE:
+        raise WeightsCorruptError(
+            f"{file} describes a backbone of type {show(backbone.get('model_type'))}; only "
+            f"{BACKBONE} can be used.",
+            fix=FIX,
+        )
+    if config.get("quantization_config"):
+        raise WeightsCorruptError(
+            f"{file} describes quantized weights; only unrounded ones can be used.", fix=FIX
+        )
 
 
 def _input_size(file: Path, size: object) -> int:

@@ -19,6 +19,8 @@ from depthflux.errors import WeightsCorruptError, first_line, show, shown_name
 #: A hundred times FLUX's largest header. safetensors allows 100 MB; read into Python objects, that
 #: many bytes of a hostile file would take gigabytes.
 MAX_HEADER_BYTES = 16 * 2**20
+#: Of the largest number that 64 bits hold.
+MAX_DIGITS = 20
 #: torch cannot have more.
 MAX_DIMENSIONS = 64
 #: No more problems than this are listed; a damaged or foreign header has thousands.
@@ -128,7 +130,9 @@ def _foreign(path: Path, size: int, start: bytes) -> WeightsCorruptError:
 
 def _parse(text: bytes, path: Path) -> dict[str, Any]:
     try:
-        header = json.loads(text.decode("utf-8"), object_pairs_hook=_object)
+        header = json.loads(
+            text.decode("utf-8"), object_pairs_hook=_object, parse_int=_whole_number
+        )
     except (ValueError, RecursionError) as error:
         raise WeightsCorruptError(
             f"{path} is no safetensors file (its header is not readable: {first_line(error)})."
@@ -146,6 +150,13 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     for name in content:
         name.encode("utf-8")  # raises for half a surrogate pair
     return content
+
+
+def _whole_number(digits: str) -> int:
+    """A number in a header; products of numbers of thousands of digits would take seconds."""
+    if len(digits) > MAX_DIGITS:
+        raise ValueError(f"a number of {len(digits)} digits stands there")
+    return int(digits)
 
 
 def _judge(header: dict[str, Any], path: Path) -> tuple[dict[str, TensorHeader], int]:

@@ -22,6 +22,7 @@ import transformers
 from diffusers import FlowMatchEulerDiscreteScheduler
 from transformers import CLIPTokenizer, T5Tokenizer
 
+from depthflux.configurations import refuse_code
 from depthflux.contract import DEMO_MODEL, HOSTED_MODEL
 from depthflux.errors import WeightsCorruptError, first_line
 from depthflux.model.assembly import Fitted, fill, fit, is_number
@@ -236,8 +237,10 @@ def open_component(component: Component) -> Any:
     """Open one component: a `Fitted` for a module, the finished object for the others.
 
     Raises:
-        WeightsCorruptError: it is damaged or does not fit; everything is named.
+        WeightsCorruptError: it is damaged, does not fit or names code; everything is named.
     """
+    if component.path is not None and not component.is_single:
+        refuse_code(component.path)
     with _quiet_libraries():
         return OPENED_BY[component.kind.name](component)
 

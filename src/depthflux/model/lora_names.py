@@ -63,12 +63,15 @@ class FoundLora:
         return _refused(self.field, self.name, problem)
 
 
-def find_loras(loras: Sequence[Lora], settings: EngineSettings) -> list[FoundLora]:
+def find_loras(
+    loras: Sequence[Lora], settings: EngineSettings, *, for_strangers: bool = False
+) -> list[FoundLora]:
     """Find a request's LoRAs; addresses are judged by their setting, not fetched.
 
     Args:
         loras: the request's.
         settings: loras_dir, allow_lora_paths and allow_lora_urls.
+        for_strangers: whether errors leave out where the folder lies.
 
     Returns:
         One for each, in their order.
@@ -76,10 +79,11 @@ def find_loras(loras: Sequence[Lora], settings: EngineSettings) -> list[FoundLor
     Raises:
         InvalidParameterError: one is not there or not allowed; the message names all of them.
     """
+    shown = "loras_dir" if for_strangers else str(settings.loras_dir)
     found, errors = [], []
     for index, lora in enumerate(loras):
         try:
-            found.append(_find(lora, f"loras[{index}].path", settings))
+            found.append(_find(lora, f"loras[{index}].path", settings, shown))
         except InvalidParameterError as error:
             errors.append(error)
     raise_together(errors)
@@ -106,31 +110,33 @@ def is_name(path: str) -> bool:
     return plain and not path.startswith("~") and not {"", ".", ".."}.intersection(parts)
 
 
-def _find(lora: Lora, field: str, settings: EngineSettings) -> FoundLora:
+def _find(lora: Lora, field: str, settings: EngineSettings, folder: str) -> FoundLora:
     scheme = re.match(r"\s*([a-z][a-z0-9+.-]*)://", lora.path, re.IGNORECASE)
     if scheme:
         shown = shown_url(lora.path)
-        _judge_address(shown, scheme[1].lower(), field, settings)
+        _judge_address(shown, scheme[1].lower(), field, settings, folder)
         name = shown.rpartition("/")[2] or "a LoRA"
         return FoundLora(field, name, "url", lora.scale, url=lora.path.strip())
     if lora.path.startswith(("/", "\\", "~")) or PureWindowsPath(lora.path).drive:
-        file = _file_anywhere(lora.path, field, settings)
+        file = _file_anywhere(lora.path, field, settings, folder)
         return FoundLora(field, file.name, "path", lora.scale, file)
-    name, file = _file_in_folder(lora.path, field, settings.loras_dir)
+    name, file = _file_in_folder(lora.path, field, settings.loras_dir, folder)
     return FoundLora(field, name, "loras_dir", lora.scale, file)
 
 
-def _judge_address(shown: str, scheme: str, field: str, settings: EngineSettings) -> None:
+def _judge_address(
+    shown: str, scheme: str, field: str, settings: EngineSettings, folder: str
+) -> None:
     if not settings.allow_lora_urls:
-        advice = f"download it into {settings.loras_dir} and give its name, or set allow_lora_urls"
+        advice = f"download it into {folder} and give its name, or set allow_lora_urls"
         raise _refused(field, shown, f"addresses are not allowed here; {advice}")
     if scheme != "https":
         raise _refused(field, shown, f"has the scheme {scheme}; only https addresses are fetched")
 
 
-def _file_anywhere(path: str, field: str, settings: EngineSettings) -> Path:
+def _file_anywhere(path: str, field: str, settings: EngineSettings, folder: str) -> Path:
     if not settings.allow_lora_paths:
-        advice = f"put it into {settings.loras_dir} and give its name, or set allow_lora_paths"
+        advice = f"put it into {folder} and give its name, or set allow_lora_paths"
         raise _refused(field, path, f"paths are not allowed here; {advice}")
     try:
         file = Path(path).expanduser()
@@ -143,21 +149,21 @@ def _file_anywhere(path: str, field: str, settings: EngineSettings) -> Path:
     return _regular(file, field, path)
 
 
-def _file_in_folder(path: str, field: str, loras_dir: Path) -> tuple[str, Path]:
+def _file_in_folder(path: str, field: str, loras_dir: Path, shown: str) -> tuple[str, Path]:
     """A name with its suffix, and its file, links followed."""
     if not is_name(path):
-        problem = f"is no name in {loras_dir}; write it with / and without .. or empty parts"
+        problem = f"is no name in {shown}; write it with / and without .. or empty parts"
         raise _refused(field, path, problem)
     name = path if path.endswith(SUFFIX) else path + SUFFIX
     folder = loras_dir.expanduser()
     if not _is_there(folder, name.split("/")):
-        raise _refused(field, path, _not_there(path, folder, loras_dir))
+        raise _refused(field, path, _not_there(path, folder, shown))
     try:
         file = (folder / name).resolve()
     except (OSError, RuntimeError) as error:
         raise _refused(field, path, f"cannot be looked up ({first_line(error)})") from error
     if not file.is_relative_to(folder.resolve()):
-        raise _refused(field, path, f"is a link that leads out of {loras_dir}; copy the file")
+        raise _refused(field, path, f"is a link that leads out of {shown}; copy the file")
     return name, _regular(file, field, path)
 
 
@@ -173,9 +179,9 @@ def _is_there(folder: Path, parts: Sequence[str]) -> bool:
     return True
 
 
-def _not_there(path: str, folder: Path, loras_dir: Path) -> str:
+def _not_there(path: str, folder: Path, shown: str) -> str:
     if not folder.is_dir():
-        return f"there is no folder {loras_dir}; make it and put LoRAs there, or set loras_dir"
+        return f"there is no folder {shown}; make it and put LoRAs there, or set loras_dir"
     if _is_there(folder, path.split("/")):
         return f"is no {SUFFIX} file, and no others are read"
     names = sorted(itertools.islice(_names(folder), MOST_LISTED))
@@ -183,10 +189,10 @@ def _not_there(path: str, folder: Path, loras_dir: Path) -> str:
     near = [name for name in names if name.rpartition("/")[2] == asked]
     near = near or difflib.get_close_matches(asked, names, n=1)
     if near:
-        return f"there is no such LoRA in {loras_dir}; did you mean {shown_name(near[0])}?"
+        return f"there is no such LoRA in {shown}; did you mean {shown_name(near[0])}?"
     there = ", ".join(map(shown_name, names[:MOST_SHOWN])) or "none yet"
     more = f" and {len(names) - MOST_SHOWN} more" if len(names) > MOST_SHOWN else ""
-    return f"there is no such LoRA in {loras_dir}; there are {there}{more}"
+    return f"there is no such LoRA in {shown}; there are {there}{more}"
 
 
 def _names(folder: Path) -> Iterator[str]:

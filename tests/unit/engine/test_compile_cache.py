@@ -103,8 +103,11 @@ def test_the_name_says_torch_and_processor_and_is_a_plain_file_name() -> None:
     assert len(name) < 200
 
 
-def test_without_a_home_torchs_default_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_home_a_folder_of_this_process_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compile_cache, "cache_folder", lambda: None)
 
-    assert use_compile_cache(settings(), CPU) is None
-    assert "TRITON_CACHE_DIR" not in os.environ
+    folder = use_compile_cache(settings(), CPU)
+
+    assert folder != Path(default_cache_dir())
+    assert folder.parent.parent.stat().st_mode & 0o777 == 0o700
+    assert os.environ["TRITON_CACHE_DIR"] == str(folder.with_name("triton"))
