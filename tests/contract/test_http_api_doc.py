@@ -166,6 +166,13 @@ def test_health_and_counters_answer(shell: Shell) -> None:
     assert "depthflux_workers_ready 1.0" in shell.said("/metrics")
 
 
+def test_other_names_and_other_sites_pages_are_refused(shell: Shell) -> None:
+    name, page = map(json.loads, _documents(shell.said("evil.example")))
+
+    assert (name["code"], page["code"]) == (421, 403)
+    assert "allowed_hosts" in name["message"]
+
+
 def _documents(text: str) -> list[str]:
     """JSON documents that were printed one behind the other."""
     return text.replace("}{", "}\n{").splitlines()

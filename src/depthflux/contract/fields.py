@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 
 def _whole_number(value: Any) -> Any:
+    # JSON knows one kind of number, and some of its writers say 28.0 for 28.
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
     # numpy's integers have no common base with int; bool has, and is no number a caller means.
     is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     return operator.index(value) if is_whole else value

@@ -3,12 +3,17 @@
 Processes of two kinds share one folder:
 
     server      serving      start, drain, end; settings and keys are what it is told
-                app          routes/ and errors as HTTP; reading, documents, answers, openapi
-                intake       what comes in: submissions and uploads
+                wire         what is slow, large or no HTTP ends here; heads, crowd
+                app          routes/ and errors as HTTP; reading, documents, answers
+                openapi      its description; links, refusals, request_schema; methods
+                gate         refuses what web pages of others send; hosts reads names
+                bodies       how much of all bodies is in memory; parsing reads a JSON one
+                intake       what comes in: submissions and uploads; disk keeps room
                 service      all else that routes call; board, rates, metrics
                 supervisor   a worker for each device, kept running; messages is how they talk
                 webhooks     tells clients of ends
     worker      worker       takes predictions, ends them once; taking is what its threads share
+                overtime     the longest time for a prediction; orders: how it is told to end
                 painting     the engine as its painter: the only room that imports torch
     the folder  database     SQLite: schema; rows, predictions, jobs, uploads, outbox; names
                 media        the pictures; locks: who may be in it

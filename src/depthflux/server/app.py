@@ -17,9 +17,12 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from depthflux.errors import BusyError, DepthFluxError, first_line
+from depthflux.server.bodies import Charging
 from depthflux.server.database import STORE_PROBLEMS
 from depthflux.server.errors import StoreError
+from depthflux.server.gate import Gate
 from depthflux.server.keys import Keys
+from depthflux.server.methods import allowed_methods
 from depthflux.server.metrics import Metrics
 from depthflux.server.names import new_error_word
 from depthflux.server.openapi import describe
@@ -35,12 +38,21 @@ PREFIXES = ("/api/v3", "/api/v2")
 #: When to try again where the disk is full or the store is locked, in seconds.
 _STORE_RETRY_S = "5"
 
-#: What a browser must not make of an answer.
+#: What a browser must not make of an answer: neither another kind of it, nor a page that runs,
+#: sends forms or stands in a frame, nor a window that its opener holds on to.
 _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
-    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (
+        b"content-security-policy",
+        b"default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; sandbox",
+    ),
     (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-opener-policy", b"same-origin"),
 )
+#: Nor a part of another site's page, unless a route says so itself.
+_EMBEDDING = (b"cross-origin-resource-policy", b"same-origin")
+#: All of them, for what is refused before there is a route.
+HEADERS = (*_HEADERS, _EMBEDDING)
 
 
 def make_app(service: Service, keys: Keys) -> FastAPI:
@@ -65,10 +77,13 @@ def make_app(service: Service, keys: Keys) -> FastAPI:
             app.include_router(room.router, prefix=prefix)
     app.include_router(media.files)
     app.include_router(health.router)
-    document = describe(app, needs_keys=len(keys) > 0)
+    document = describe(app, service.settings, needs_keys=len(keys) > 0)
     app.openapi = lambda: document  # type: ignore[method-assign]
     for kind, handle in _HANDLERS.items():
         app.add_exception_handler(kind, handle)
+    app.add_middleware(Charging)
+    # The one that is added last is the outermost: what the gate refuses is counted, too.
+    app.add_middleware(Gate, settings=service.settings)
     app.add_middleware(Observed, metrics=service.metrics)
     return app
 
@@ -95,7 +110,9 @@ class Observed:
             nonlocal has_begun
             if message["type"] == "http.response.start":
                 has_begun = True
-                message["headers"] = [*message["headers"], *_HEADERS]
+                said = [name for name, _ in message["headers"]]
+                embedding = [] if _EMBEDDING[0] in said else [_EMBEDDING]
+                message["headers"] = [*message["headers"], *_HEADERS, *embedding]
                 route = scope.get("route")
                 self._metrics.http_requests.labels(
                     # Never the path itself, which anybody can make new ones of.
@@ -140,7 +157,10 @@ async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
         405: f"{request.method} is not allowed here.",
     }
     text = words.get(error.status_code, str(error.detail))
-    return refusal(error.status_code, text, dict(error.headers or {}))
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["Allow"] = allowed_methods(request.app.openapi(), request.url.path, headers)
+    return refusal(error.status_code, text, headers)
 
 
 async def _on_bad_parameter(_request: Request, error: Exception) -> JSONResponse:

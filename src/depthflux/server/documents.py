@@ -11,6 +11,23 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from depthflux.contract import Envelope, PredictionData, Status
+from depthflux.contract.fields import WholeNumber
+from depthflux.images import MEDIA_TYPES
+
+_TIME: dict[str, Any] = {"format": "date-time"}
+#: How a ticket may say that a picture will come.
+_KINDS: list[Any] = [
+    {
+        "required": ["filename"],
+        "properties": {
+            "filename": {"pattern": r"\.([pP][nN][gG]|[jJ][pP][eE]?[gG]|[wW][eE][bB][pP])$"}
+        },
+    },
+    {
+        "required": ["content_type"],
+        "properties": {"content_type": {"enum": list(MEDIA_TYPES.values())}},
+    },
+]
 
 
 class Progress(BaseModel):
@@ -51,17 +68,23 @@ class ErrorDocument(BaseModel):
 class ListQuery(BaseModel):
     """Which predictions to list."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", strict=True)
 
-    page: int = Field(1, ge=1, le=1_000_000, description="Which part, from 1.")
-    page_size: int = Field(20, ge=1, le=100, description="How many a part has.")
+    page: WholeNumber = Field(1, ge=1, le=1_000_000, description="Which part, from 1.")
+    page_size: WholeNumber = Field(20, ge=1, le=100, description="How many a part has.")
     status: Status | None = Field(None, description="Only those that show it.")
     model: str | None = Field(None, max_length=200, description="Only those that it computed.")
     created_after: str | None = Field(
-        None, max_length=40, description="Only those from this RFC 3339 time on."
+        None,
+        max_length=40,
+        description="Only those from this RFC 3339 time on.",
+        json_schema_extra=_TIME,
     )
     created_before: str | None = Field(
-        None, max_length=40, description="Only those before this RFC 3339 time."
+        None,
+        max_length=40,
+        description="Only those before this RFC 3339 time.",
+        json_schema_extra=_TIME,
     )
 
 
@@ -77,7 +100,7 @@ class ListData(BaseModel):
 class DeleteQuery(BaseModel):
     """Which predictions to delete."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", strict=True)
 
     ids: list[str] = Field(
         max_length=100,
@@ -105,17 +128,18 @@ class UploadData(BaseModel):
     type: Literal["image"] = "image"
     download_url: str = Field(description="Its address, good as control_image.")
     url: str
-    filename: str
+    name: str = Field(description="The end of its address.")
+    filename: str = Field(description="As the form said it, or else `name`.")
     size: int = Field(description="Bytes.")
 
 
 class TicketQuery(BaseModel):
-    """The upload that a ticket is asked for."""
+    """The upload that a ticket is asked for; its name or its kind says that it is a picture."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", strict=True, json_schema_extra={"anyOf": _KINDS})
 
     filename: str = Field("", max_length=1024, description="The file's name, for its ending.")
-    size: int = Field(ge=1, description="Bytes that will come.")
+    size: WholeNumber = Field(ge=1, description="Bytes that will come.")
     content_type: str | None = Field(None, max_length=200, description="Such as image/png.")
 
 
@@ -124,6 +148,7 @@ class TicketUpload(BaseModel):
 
     method: Literal["PUT"] = "PUT"
     url: str = Field(description="A secret address; no Authorization is needed there.")
+    secret: str = Field(description="The end of that address.")
     headers: dict[str, str] = Field(description="To be sent with the bytes.")
 
 
@@ -132,6 +157,7 @@ class TicketData(BaseModel):
 
     upload: TicketUpload
     download_url: str = Field(description="Its address once the bytes are there.")
+    name: str = Field(description="The end of that address.")
 
 
 class BalanceData(BaseModel):
@@ -154,7 +180,7 @@ class PriceData(BaseModel):
 class PriceQuery(BaseModel):
     """The model whose price is asked for."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", strict=True)
 
     model_id: str = Field(max_length=200)
 

@@ -116,7 +116,7 @@ def test_addresses_are_built_from_the_host_that_the_client_used(server: StandInS
     id = server.submit()["id"]
     server.wait(id)
 
-    for host in (f"localhost:{port}", "gpu.example.org", "[::1]:8000"):
+    for host in (f"localhost:{port}", "GPU.localhost", "[::1]:8000"):
         data = server.client.get(f"/api/v3/predictions/{id}", headers={"Host": host}).json()["data"]
 
         assert data["urls"]["get"] == f"http://{host}/api/v3/predictions/{id}/result"

@@ -178,6 +178,25 @@ def test_a_silent_worker_loses_its_lease_and_is_killed(start: Start, tmp_path: P
     assert not is_alive(worker)
 
 
+def test_a_prediction_that_never_ends_fails_and_costs_no_other(start: Start) -> None:
+    server = start(prediction_timeout_s=1.5, stand_in={"grace_seconds": 1.5})
+    (worker,) = server.worker_pids()
+
+    stuck, waiting = server.submit("stuck 600")["id"], server.submit()["id"]
+    slow = server.submit("slow 10", num_inference_steps=50)["id"]
+
+    data = server.wait(stuck)
+    assert (data["status"], data["code"]) == ("failed", 1405)
+    assert "took longer than 1.5 s" in data["error"]
+    assert server.wait(waiting)["status"] == "completed"
+    assert not is_alive(worker)
+    # One that takes too long, but heeds its stop, costs no worker.
+    (second,) = server.worker_pids()
+    assert server.wait(slow)["code"] == 1405
+    assert is_alive(second)
+    assert {row["attempts"] for row in rows(server)} == {1}
+
+
 def test_a_submission_is_in_the_store_before_it_is_answered(start: Start) -> None:
     server = start()
     server.submit("slow 5")

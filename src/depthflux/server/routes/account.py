@@ -8,7 +8,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
-from depthflux.contract import HOSTED_MODEL, GenerationRequest
+from depthflux.contract import HOSTED_MODEL
 from depthflux.server.documents import (
     ApiSchema,
     ApiSchemas,
@@ -24,10 +24,11 @@ from depthflux.server.documents import (
 )
 from depthflux.server.openapi import json_body
 from depthflux.server.reading import read_document, read_object
+from depthflux.server.request_schema import request_schema
 from depthflux.server.routes.asking import Base, Origin, Owner, Served
-from depthflux.server.routes.telling import REFUSALS, answer
+from depthflux.server.routes.telling import answer
 
-router = APIRouter(responses=REFUSALS, tags=["account"])
+router = APIRouter(tags=["account"])
 
 #: Nothing is billed; some clients refuse to begin with less than a picture's price.
 _BALANCE = 1_000_000.0
@@ -50,7 +51,7 @@ async def models(owner: Owner, service: Served, base: Base, origin: Origin) -> J
     schema = ApiSchema(
         server=origin,
         api_path=f"{base.removeprefix(origin)}/{HOSTED_MODEL}",
-        request_schema=GenerationRequest.model_json_schema(),
+        request_schema=request_schema(service.settings),
     )
     model = ModelData(
         model_id=HOSTED_MODEL,

@@ -9,11 +9,10 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from starlette.concurrency import run_in_threadpool
 
-from depthflux.server.documents import Readiness
+from depthflux.server.documents import ErrorDocument, Readiness
 from depthflux.server.metrics import CONTENT_TYPE
 from depthflux.server.openapi import NO_KEY
 from depthflux.server.routes.asking import Owner, Served
-from depthflux.server.routes.telling import REFUSALS
 
 router = APIRouter(tags=["health"])
 
@@ -36,7 +35,12 @@ async def livez() -> PlainTextResponse:
     response_model=Readiness,
     summary="Predictions are computed",
     openapi_extra=NO_KEY,
-    responses={503: {"model": Readiness, "description": "No worker can paint, or it drains."}},
+    responses={
+        503: {
+            "model": Readiness | ErrorDocument,
+            "description": "No worker can paint, or it drains; or the store cannot be read.",
+        }
+    },
 )
 async def readyz(service: Served) -> JSONResponse:
     """loading: no worker has loaded yet; ready: all can paint; degraded: not all; draining."""
@@ -46,7 +50,7 @@ async def readyz(service: Served) -> JSONResponse:
     return JSONResponse(found.model_dump(), status_code=200 if is_open else 503)
 
 
-@router.get("/metrics", response_class=PlainTextResponse, summary="Counters", responses=REFUSALS)
+@router.get("/metrics", response_class=PlainTextResponse, summary="Counters")
 async def metrics(service: Served, owner: Owner) -> Response:
     """Counters as Prometheus reads them; with API keys, one is needed here, too."""
     del owner

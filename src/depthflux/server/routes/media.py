@@ -21,16 +21,22 @@ from depthflux.server.documents import (
     UploadData,
 )
 from depthflux.server.errors import NotFoundError
-from depthflux.server.openapi import NO_KEY, bytes_body, file_body, json_body
+from depthflux.server.names import FILE_NAME_PATTERN, WORD_PATTERN
+from depthflux.server.openapi import NO_KEY, PICTURE_CONTENT, bytes_body, file_body, json_body
 from depthflux.server.reading import read_bytes, read_document, read_file, read_object
+from depthflux.server.refusals import refused
 from depthflux.server.routes.asking import Base, Origin, Owner, Served
-from depthflux.server.routes.telling import REFUSALS, answer
+from depthflux.server.routes.telling import answer
 
-router = APIRouter(responses=REFUSALS, tags=["media"])
-files = APIRouter(responses=REFUSALS, tags=["media"])
+router = APIRouter(tags=["media"])
+files = APIRouter(tags=["media"])
 
-#: A picture at an address never changes; whoever has it need not ask again within a day.
-_CACHE = "private, max-age=86400, immutable"
+_PICTURE_HEADERS = {
+    # A picture at an address never changes; whoever has it need not ask again within a day.
+    "Cache-Control": "private, max-age=86400, immutable",
+    # Other sites' pages may show one, as they do with those of the hosted endpoint.
+    "Cross-Origin-Resource-Policy": "cross-origin",
+}
 
 
 @router.post(
@@ -38,12 +44,14 @@ _CACHE = "private, max-age=86400, immutable"
     response_model=UploadAnswer,
     summary="Upload a picture",
     openapi_extra=file_body(),
+    responses=refused(429),
 )
 @router.post(
     "/upload",
     response_model=UploadAnswer,
     summary="Upload a picture (older path)",
     openapi_extra=file_body(),
+    responses=refused(429),
 )
 async def upload(request: Request, service: Served, owner: Owner, origin: Origin) -> JSONResponse:
     """Take in a picture as the multipart field `file`; its address is good as control_image."""
@@ -52,7 +60,13 @@ async def upload(request: Request, service: Served, owner: Owner, origin: Origin
     picture = await service.write(service.intake.upload, data, owner)
     url = f"{origin}/media/{picture.name}"
     return answer(
-        UploadData(download_url=url, url=url, filename=filename or picture.name, size=picture.size)
+        UploadData(
+            download_url=url,
+            url=url,
+            name=picture.name,
+            filename=filename or picture.name,
+            size=picture.size,
+        )
     )
 
 
@@ -61,6 +75,7 @@ async def upload(request: Request, service: Served, owner: Owner, origin: Origin
     response_model=TicketAnswer,
     summary="Ask for an upload ticket",
     openapi_extra=json_body(TicketQuery),
+    responses=refused(429),
 )
 async def promise(
     request: Request, service: Served, owner: Owner, base: Base, origin: Origin
@@ -75,9 +90,11 @@ async def promise(
         TicketData(
             upload=TicketUpload(
                 url=f"{base}/media/uploads/{ticket.secret}",
+                secret=ticket.secret,
                 headers={"Content-Type": "application/octet-stream"},
             ),
             download_url=f"{origin}/media/{ticket.name}",
+            name=ticket.name,
         )
     )
 
@@ -92,7 +109,14 @@ async def promise(
 async def redeem(
     request: Request,
     service: Served,
-    secret: Annotated[str, Path(description="The end of the ticket's address.", max_length=64)],
+    secret: Annotated[
+        str,
+        Path(
+            description="The end of the ticket's address.",
+            max_length=64,
+            json_schema_extra={"pattern": WORD_PATTERN},
+        ),
+    ],
 ) -> Response:
     """Take in a picture's bytes; knowing the address is the permission."""
     # Before the body is read: without a ticket nobody sends us megabytes.
@@ -108,13 +132,18 @@ async def redeem(
     response_class=Response,
     summary="A picture",
     openapi_extra=NO_KEY,
-    responses={
-        200: {"description": "The file.", "content": {kind: {} for kind in MEDIA_TYPES.values()}}
-    },
+    responses={200: {"description": "The file.", "content": PICTURE_CONTENT}},
 )
 async def picture(
     service: Served,
-    name: Annotated[str, Path(description="The end of the picture's address.", max_length=64)],
+    name: Annotated[
+        str,
+        Path(
+            description="The end of the picture's address.",
+            max_length=64,
+            json_schema_extra={"pattern": FILE_NAME_PATTERN},
+        ),
+    ],
 ) -> Response:
     """A finished picture or an upload; knowing the address is the permission."""
     # Whole: it has some megabytes at most, and one that is deleted meanwhile is whole or 404.
@@ -123,4 +152,4 @@ async def picture(
     if data is None or found is None:
         raise NotFoundError("there is no such picture; pictures are kept for some days.")
     # By its first bytes: its name says what a client has called it.
-    return Response(data, media_type=MEDIA_TYPES[found], headers={"Cache-Control": _CACHE})
+    return Response(data, media_type=MEDIA_TYPES[found], headers=_PICTURE_HEADERS)

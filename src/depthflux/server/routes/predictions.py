@@ -16,10 +16,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Path, Query, Request
 from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 
 from depthflux.contract import HOSTED_MODEL, GenerationRequest
 from depthflux.errors import InvalidParameterError, show
 from depthflux.server.answers import envelope, still_running
+from depthflux.server.bodies import give_back
 from depthflux.server.documents import (
     DeleteAnswer,
     DeletedAnswer,
@@ -32,15 +34,17 @@ from depthflux.server.documents import (
     ServedEnvelope,
 )
 from depthflux.server.errors import DrainingError
-from depthflux.server.names import is_id
-from depthflux.server.openapi import json_body
+from depthflux.server.names import ID_PATTERN, is_id
+from depthflux.server.openapi import json_body, query_of
 from depthflux.server.reading import read_document, read_object
+from depthflux.server.refusals import refused
+from depthflux.server.request_schema import WEBHOOK
 from depthflux.server.routes.asking import Base, Owner, Served
-from depthflux.server.routes.telling import REFUSALS, answer
+from depthflux.server.routes.telling import answer
 from depthflux.server.rows import Removed, Stored
 from depthflux.server.service import Service
 
-router = APIRouter(responses=REFUSALS, tags=["predictions"])
+router = APIRouter(tags=["predictions"])
 
 #: Base64 takes four characters for three bytes; the other fields are small.
 _BASE64_FACTOR, _FIELDS_BYTES = 4 / 3, 2**20
@@ -51,7 +55,17 @@ _KEY = re.compile(r"[\x20-\x7e]{1,255}", re.ASCII)
 #: When a client whose server is about to end may try again, in seconds.
 _DRAINING_RETRY_S = 10.0
 
-Id = Annotated[str, Path(description="The prediction's id.", max_length=64)]
+#: A number in a query; a longer one is out of range anyway, and stays a text.
+_NUMBER = re.compile(r"-?[0-9]{1,9}", re.ASCII)
+
+Id = Annotated[
+    str,
+    Path(
+        description="The prediction's id.",
+        max_length=64,
+        json_schema_extra={"pattern": ID_PATTERN},
+    ),
+]
 
 
 @router.post(
@@ -59,6 +73,7 @@ Id = Annotated[str, Path(description="The prediction's id.", max_length=64)]
     response_model=ServedEnvelope,
     summary="Submit a prediction",
     openapi_extra=json_body(GenerationRequest),
+    responses=refused(422, 429),
 )
 async def submit(
     request: Request,
@@ -66,22 +81,28 @@ async def submit(
     owner: Owner,
     base: Base,
     webhook: Annotated[
-        str | None, Query(max_length=2048, description="Told when the prediction has ended.")
+        str | None,
+        Query(
+            max_length=2048,
+            description="Told when the prediction has ended.",
+            json_schema_extra=WEBHOOK,
+        ),
     ] = None,
     idempotency_key: Annotated[
         str | None,
-        Header(description="Repeats under the same key are answered with the first prediction."),
+        Header(
+            alias="Idempotency-Key",
+            description="Repeats under the same key are answered with the first prediction.",
+            # Blanks at its ends are not part of a header's value.
+            json_schema_extra={"pattern": "^[!-~]([ -~]{0,253}[!-~])?$"},
+        ),
     ] = None,
 ) -> JSONResponse:
     """Take a prediction in; with `enable_sync_mode`, answer when it has ended."""
     _require_open(service)
     key = _check_key(idempotency_key)
     service.rates.take(owner)
-    most = int(service.limits.max_bytes * _BASE64_FACTOR) + _FIELDS_BYTES
-    fields = await read_object(request, most)
-    one, is_new = await service.write(
-        service.intake.take, fields, webhook, owner=owner, base=base, key=key
-    )
+    one, is_new = await _take_in(request, service, webhook, owner=owner, base=base, key=key)
     if is_new:
         service.wake()
     # After the worker was woken: it has begun while the disk is written.
@@ -95,6 +116,12 @@ async def submit(
         return await answering
     await run_in_threadpool(service.intake.keep, one)
     return await _show(service, one, base)
+
+
+@router.api_route("/predictions/delete", methods=["GET", "DELETE"], include_in_schema=False)
+async def not_a_prediction() -> JSONResponse:
+    """Refused as another method is: else it would be read, or deleted, as if that were an id."""
+    raise HTTPException(405)
 
 
 @router.get(
@@ -124,19 +151,20 @@ async def list_by_body(request: Request, service: Served, owner: Owner, base: Ba
     return await _list(service, owner, base, await read_object(request))
 
 
-@router.get("/predictions", response_model=ListAnswer, summary="List predictions")
+@router.get(
+    "/predictions",
+    response_model=ListAnswer,
+    summary="List predictions",
+    openapi_extra=query_of(ListQuery),
+)
 async def list_by_query(
-    service: Served,
-    owner: Owner,
-    base: Base,
-    page: Annotated[str | None, Query(description="Which part, from 1.")] = None,
-    page_size: Annotated[str | None, Query(description="How many a part has, 1 to 100.")] = None,
-    status: Annotated[str | None, Query(description="Only those that show it.")] = None,
-    model: Annotated[str | None, Query(description="Only those that it computed.")] = None,
+    request: Request, service: Served, owner: Owner, base: Base
 ) -> JSONResponse:
     """The same, asked in the query."""
-    given = {"page": page, "page_size": page_size, "status": status, "model": model}
-    fields = {name: value for name, value in given.items() if value is not None}
+    fields: dict[str, Any] = dict(request.query_params)
+    for name in ("page", "page_size"):
+        if _NUMBER.fullmatch(fields.get(name, "")):
+            fields[name] = int(fields[name])
     return await _list(service, owner, base, fields)
 
 
@@ -175,6 +203,25 @@ async def cancel(service: Served, owner: Owner, base: Base, id: Id) -> JSONRespo
     one, has_ended = await service.write(service.cancel, id, owner)
     service.note_cancelled(one, has_ended=has_ended)
     return await _show(service, one, base)
+
+
+async def _take_in(
+    request: Request,
+    service: Service,
+    webhook: str | None,
+    *,
+    owner: str,
+    base: str,
+    key: str | None,
+) -> tuple[Stored, bool]:
+    """Read a submission and take it in; nothing of it stays in memory while its end is awaited."""
+    most = int(service.limits.max_bytes * _BASE64_FACTOR) + _FIELDS_BYTES
+    fields = await read_object(request, most)
+    taken = await service.write(
+        service.intake.take, fields, webhook, owner=owner, base=base, key=key
+    )
+    give_back(request)
+    return taken
 
 
 async def _answer_when_over(service: Service, id: str, owner: str, base: str) -> JSONResponse:

@@ -12,12 +12,6 @@ from pydantic import BaseModel
 
 from depthflux.server.documents import ErrorDocument
 
-#: What every route may refuse, for OpenAPI.
-REFUSALS: dict[int | str, dict[str, Any]] = {
-    "4XX": {"model": ErrorDocument, "description": "Refused: one line says why."},
-    "5XX": {"model": ErrorDocument, "description": "The server cannot do it just now."},
-}
-
 
 def answer(data: BaseModel | list[dict[str, Any]]) -> JSONResponse:
     """The envelope around what a route has to say; fields without a value are left out."""
