@@ -44,9 +44,12 @@ def check_edits(defence: Defence) -> None:
     """See that a defence can be taken away.
 
     Raises:
-        ValueError: its text is not there, or more than once.
+        ValueError: its text is not there, or more than once, or not in the source.
     """
     for edit in defence.edits:
+        # Only the source is copied; what is beside it would itself be changed.
+        if not edit.file.startswith("src/") or ".." in edit.file:
+            raise ValueError(f"{edit.file}: only lines in src can be taken away")
         count = (ROOT / edit.file).read_text(encoding="utf-8").count(edit.present)
         if count != 1:
             raise ValueError(f"{edit.file}: the text of {defence.promise!r} occurs {count} times")

@@ -84,6 +84,13 @@ def test_a_defence_that_is_not_in_the_source_is_noticed() -> None:
         check_edits(dataclasses.replace(OPAQUE, edits=(edit,)))
 
 
+def test_nothing_but_the_source_is_ever_changed() -> None:
+    edit = Edit(file="Dockerfile.cuda", present="FROM", absent="")
+
+    with pytest.raises(ValueError, match="only lines in src"):
+        try_without(dataclasses.replace(OPAQUE, edits=(edit,)))
+
+
 def test_an_unknown_attack_or_key_is_refused(tmp_path: Path) -> None:
     (tmp_path / "99.toml").write_text("[[defence]]\n")
 
