@@ -6,8 +6,10 @@ written by the builder that makes the demo model. With an 8x VAE they have FLUX'
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,7 +31,15 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.pop(name, None)
 
 
+#: Tests that share a thing made in the source folder or a server of their own: one after another.
+TOGETHER = ("clients",)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        # Of several processes that share the tests, one gets all of a file: its servers are its own.
+        folder = item.path.parent.name
+        item.add_marker(pytest.mark.xdist_group(folder if folder in TOGETHER else item.path.name))
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:
         return
@@ -51,6 +61,26 @@ def _no_cuda_but_where_it_is_meant(
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+@pytest.fixture(autouse=True)
+def _alone_where_it_is_meant(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test with the mark waits for the others' to end, which wait for its own.
+
+    Nothing waits where all tests run in one process.
+    """
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID")
+    if run is None:
+        yield
+        return
+    is_alone = request.node.get_closest_marker("alone") is not None
+    lock = Path(tempfile.gettempdir()) / f"depthflux-tests-{run}"
+    with lock.with_suffix(".turn").open("w") as turn, lock.with_suffix(".lock").open("w") as held:
+        # Who waits to be alone keeps the turn, or the others would go on taking the lock for ever.
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        fcntl.flock(held, fcntl.LOCK_EX if is_alone else fcntl.LOCK_SH)
+        fcntl.flock(turn, fcntl.LOCK_UN)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

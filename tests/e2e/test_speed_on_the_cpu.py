@@ -16,6 +16,8 @@ import depthflux
 from depthflux.bench.plan import make_plan
 from depthflux.bench.speed import run_speed
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.mark.parametrize(
     ("pictures", "repeat", "goal"),
