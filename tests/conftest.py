@@ -37,7 +37,7 @@ TOGETHER = ("clients",)
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        # Of several processes that share the tests, one gets all of a file: its servers are its own.
+        # Of several processes that share the tests, one gets all of a file, with its servers.
         folder = item.path.parent.name
         item.add_marker(pytest.mark.xdist_group(folder if folder in TOGETHER else item.path.name))
     marked = [item for item in items if item.get_closest_marker("gpu")]

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from chaos_server.errors import ChaosError
@@ -23,6 +24,9 @@ _ALLOWED_S = 20
 _PIECES = (2**20, 2**12)
 #: How often what was freed meanwhile is filled up again, in seconds.
 _AGAIN_S = 0.05
+#: How long it is waited that somebody notices, in seconds: after a minute workers give up pictures
+#: that cannot be written.
+_MOST_S = 30.0
 
 
 def enter_namespace(arguments: list[str]) -> None:
@@ -76,11 +80,18 @@ class Disk:
             raise ChaosError(f"no tmpfs can be mounted: {mounted.stderr.strip()}.")
         self.folder, self._ballast = folder, folder / "ballast"
 
-    def fill(self, seconds: float) -> int:
-        """Leave no room for some seconds; how many bytes that took."""
-        ends_at = time.monotonic() + seconds
+    def fill(self, seconds: float, is_noticed: Callable[[], bool]) -> int:
+        """Leave no room for some seconds, and until that is noticed; how many bytes that took.
+
+        Args:
+            seconds: how long at least.
+            is_noticed: whether anybody was told; waited for half a minute at most.
+        """
+        begun_at = time.monotonic()
         with self._ballast.open("ab", buffering=0) as file:
-            while time.monotonic() < ends_at:
+            while (taken_s := time.monotonic() - begun_at) < seconds or (
+                taken_s < _MOST_S and not is_noticed()
+            ):
                 for size in _PIECES:
                     _append_all(file.fileno(), bytes(size))
                 time.sleep(_AGAIN_S)

@@ -64,7 +64,11 @@ class Faults(threading.Thread):
             self._on.kill_server()
             blow.start_failures = self._on.start_again()
         elif fault.kind == "full disk" and self._on.disk is not None:
-            self._last(self._on.disk.fill, fault.seconds)
+            disk, before = self._on.disk, self._journal.answers["503"]
+            self._last(
+                lambda seconds: disk.fill(seconds, lambda: self._journal.answers["503"] > before),
+                fault.seconds,
+            )
         elif fault.kind == "lock":
             self._last(self._on.lock_store, fault.seconds)
         elif fault.kind == "clock" and self._on.clock is not None:

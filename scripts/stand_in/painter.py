@@ -20,8 +20,8 @@ A prompt's first word says what it does:
 STAND_IN in the environment holds a JSON object: `seconds` a picture takes (0.05), `devices` that
 this machine claims to have (1), `load_seconds` (0), `refuse` a reason not to load (""), `journal` a
 file that gets a line for every painting's begin and end: which, process, when that was begun, seed,
-when, both in seconds of the monotonic clock; `grace_seconds` that one may take to stop (15),
-`picture_seconds` that decoding a picture may take (30).
+when, both in seconds of the monotonic clock; `grace_seconds` that one may take to stop, at least
+(180), `picture_seconds` that decoding a picture may take (30).
 """
 
 from __future__ import annotations
@@ -70,10 +70,17 @@ class StandIn:
         # A process's number may come again; with this beside it, it is known by both.
         self._process = f"{os.getpid()},{time.monotonic():.6f}"
 
-    def paint(self, request: GenerationRequest, on_step: Callable[[int, int], None]) -> Prediction:
+    def paint(
+        self,
+        request: GenerationRequest,
+        on_step: Callable[[int, int], None],
+        on_begin: Callable[[], None],
+    ) -> Prediction:
         """Do what the prompt's first word says, then paint."""
-        with self._painting, self._noted(request.seed):
-            return self._paint(request, on_step)
+        with self._painting:
+            on_begin()
+            with self._noted(request.seed):
+                return self._paint(request, on_step)
 
     @contextmanager
     def _noted(self, seed: int) -> Iterator[None]:
@@ -176,10 +183,10 @@ def _options() -> dict[str, Any]:
 
 def main() -> None:
     """Be a worker with this painter."""
-    log_to_standard_error()
     options = _options()
     decoder = IsolatedDecoder(timeout_s=options.get("picture_seconds", DECODING_S))
-    end(run_worker(load, decoder=decoder, grace_s=options.get("grace_seconds", GRACE_S)))
+    with log_to_standard_error():
+        end(run_worker(load, decoder=decoder, grace_s=options.get("grace_seconds", GRACE_S)))
 
 
 if __name__ == "__main__":

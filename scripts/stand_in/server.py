@@ -6,7 +6,6 @@ python -m stand_in.server '{"port": 0, "data_dir": "data", "keys": ["…"], "eng
 from __future__ import annotations
 
 import json
-import logging
 import sys
 
 from depthflux.errors import DepthFluxError
@@ -23,23 +22,21 @@ def main() -> None:
     """Serve until told to end."""
     given = json.loads(sys.argv[1])
     keys, engine = Keys(given.pop("keys", [])), given.pop("engine", {})
-    log_to_standard_error()
-    # Addresses that are fetched from, as httpx would log them, hold secrets.
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    try:
-        serve(
-            ServerSettings(**given),
-            resolve_settings(None, arguments=engine).values,
-            keys=keys,
-            target="stand-in",
-            given=engine,
-            on_listening=lambda address: print(address, flush=True),
-            command=WORKER,
-        )
-    except DepthFluxError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    end_process()
+    with log_to_standard_error():
+        try:
+            serve(
+                ServerSettings(**given),
+                resolve_settings(None, arguments=engine).values,
+                keys=keys,
+                target="stand-in",
+                given=engine,
+                on_listening=lambda address: print(address, flush=True),
+                command=WORKER,
+            )
+        except DepthFluxError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(error.exit_code)
+        end_process()
 
 
 if __name__ == "__main__":

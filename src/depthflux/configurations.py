@@ -14,6 +14,7 @@ Source: transformers 5 (`auto_map`, `attn_implementation`; CVE-2026-4372 is the 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ CODE_KEYS = frozenset({"auto_map", "custom_pipeline", "trust_remote_code", "use_
 KERNEL_KEYS = ("attn_implementation", "experts_implementation")
 #: The kernels that torch itself has.
 OWN_KERNELS = ("eager", "sdpa")
+#: A library's kernel by its own name, which transformers looks for among what is installed.
+_PLAIN_KERNEL = re.compile(r"[A-Za-z0-9_]+", re.ASCII)
 #: It names another model, which transformers would load in place of the folder's.
 ADAPTER_FILE = "adapter_config.json"
 #: A configuration nests 4 deep.
@@ -52,7 +55,7 @@ def refuse_code(folder: Path, *, fix: str = "") -> None:
             document = json.loads(path.read_bytes())
         except (OSError, ValueError, RecursionError):
             continue
-        problems += [f"{path} names code to run ({said})" for said in _names_of_code(document)]
+        problems += [f"{path} {said}" for said in _names_of_code(document)]
     if problems:
         raise WeightsCorruptError(
             f"{'; '.join(problems)}; only weights and what describes them are read.", fix=fix
@@ -60,18 +63,27 @@ def refuse_code(folder: Path, *, fix: str = "") -> None:
 
 
 def _names_of_code(document: Any, depth: int = 0) -> Iterator[str]:
-    """What in a document says which code is to be run, as key=value."""
+    """What in a document says which code is to be run, in words."""
     if depth > _MAX_DEPTH:
-        yield f"or hides it more than {_MAX_DEPTH} deep"
+        yield f"nests more than {_MAX_DEPTH} deep, where code to run could be named"
     elif isinstance(document, list):
         for child in document:
             yield from _names_of_code(child, depth + 1)
     elif isinstance(document, dict):
         for key, value in document.items():
             if (key in CODE_KEYS and value) or not _is_own_kernel(key, value):
-                yield f"{key}={show(value)}"
+                yield _told(key, value)
             else:
                 yield from _names_of_code(value, depth + 1)
+
+
+def _told(key: str, value: Any) -> str:
+    """What a key asks for, and what to do where it is no more than another kernel's name."""
+    if key not in CODE_KEYS and isinstance(value, str) and _PLAIN_KERNEL.fullmatch(value):
+        return (
+            f"names the kernel {show(value)[1:-1]} ({key}), which is chosen here: delete that line"
+        )
+    return f"names code to run ({key}={show(value)})"
 
 
 def _is_own_kernel(key: str, value: Any) -> bool:

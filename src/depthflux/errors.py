@@ -45,8 +45,12 @@ MAX_SHOWN_CHARACTERS = 60
 #: Beyond these no message shows anything.
 _MOST_READ = 4096
 #: What stands between an address's slashes and its host, and behind its path. Source: RFC 3986, 3.
+#: The text is a stranger's: the first ends where it could begin anew, the second also takes a path
+#: that no query follows. Else each slash were a new begin, and the time grew with the square.
 _USER = re.compile(r"//[^/?#\s]*@")
-_QUERY = re.compile(r"(//[^\s?#'\"]*)[?#][^\s'\"]*")
+_QUERY = re.compile(r"(//[^\s?#'\"]*)([?#][^\s'\"]*)?")
+#: What may be a user and a password, where reading stops before their end.
+_BEGUN_USER = re.compile(r"//[^/?#\s]*\Z")
 
 
 def show(value: object) -> str:
@@ -68,7 +72,10 @@ def show(value: object) -> str:
 
 def without_secrets(text: str) -> str:
     """The start of a text, in which no address has a user, a password or a query any more."""
-    return _QUERY.sub(r"\1?…", _USER.sub("//…@", text[:_MOST_READ]))
+    read = _USER.sub("//…@", text[:_MOST_READ])
+    if len(text) > _MOST_READ:
+        read = _BEGUN_USER.sub("//…", read)
+    return _QUERY.sub(lambda found: found[1] + ("?…" if found[2] else ""), read)
 
 
 def first_line(error: BaseException) -> str:

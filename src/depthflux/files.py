@@ -11,6 +11,7 @@ import hashlib
 import os
 import secrets
 import stat
+from io import FileIO
 from pathlib import Path
 
 from depthflux.errors import OutputError
@@ -109,6 +110,17 @@ def read_regular(path: Path) -> bytes:
         FileNotFoundError: there is none.
         OSError: it cannot be read.
     """
+    with open_regular(path) as file:
+        return file.readall()
+
+
+def open_regular(path: Path) -> FileIO:
+    """A regular file, which is no link to one either, opened for reading.
+
+    Raises:
+        FileNotFoundError: there is none.
+        OSError: it cannot be opened.
+    """
     try:
         # Without waiting for the writer of a pipe.
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -116,13 +128,10 @@ def read_regular(path: Path) -> bytes:
         if error.errno != errno.ELOOP:
             raise
         raise FileNotFoundError(errno.ENOENT, "is a link", str(path)) from error
-    try:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise FileNotFoundError(errno.ENOENT, "is no regular file", str(path))
-        with os.fdopen(handle, "rb", closefd=False) as file:
-            return file.read()
-    finally:
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
+        raise FileNotFoundError(errno.ENOENT, "is no regular file", str(path))
+    return FileIO(handle, "rb")
 
 
 def sha256_of_file(path: Path) -> str:

@@ -12,9 +12,16 @@ from __future__ import annotations
 
 import logging
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 #: What stands before each line of a traceback.
 BAR = "  | "
+
+#: From which level on a logger is heard. Of libraries, such as uvicorn and asyncio, only what is
+#: wrong: httpx would tell addresses, which hold secrets. What is wrong with a form goes into its
+#: answer; here anybody could fill the log with it.
+_HEARD = {"": logging.WARNING, "python_multipart": logging.ERROR}
 
 
 class OneLineFormatter(logging.Formatter):
@@ -29,13 +36,30 @@ class OneLineFormatter(logging.Formatter):
         return "\n".join(lines)
 
 
-def log_to_standard_error(level: int = logging.INFO) -> None:
-    """Show every logger's messages of at least a level on standard error, from now on."""
-    handler = logging.StreamHandler()
+@contextmanager
+def log_to_standard_error(level: int = logging.INFO) -> Iterator[None]:
+    """Show what a server's process logs on standard error, libraries' words too, until it ends.
+
+    Args:
+        level: of the messages of ours that are shown.
+    """
+    root, handler = logging.getLogger(), logging.StreamHandler()
     handler.setFormatter(OneLineFormatter())
-    logging.basicConfig(level=level, handlers=[handler])
-    # What is wrong with a form goes into its answer; here anybody could fill the log with it.
-    logging.getLogger("python_multipart").setLevel(logging.ERROR)
+    heard = {logging.getLogger(name): least for name, least in _HEARD.items()}
+    heard[logging.getLogger("depthflux")] = level
+    before = {logger: logger.level for logger in heard}
+    root.addHandler(handler)
+    for logger, least in heard.items():
+        logger.setLevel(least)
+    # Python's own warnings would take two lines each.
+    logging.captureWarnings(True)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        for logger, least in before.items():
+            logger.setLevel(least)
+        root.removeHandler(handler)
 
 
 def one_line(text: str) -> str:

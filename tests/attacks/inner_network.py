@@ -41,6 +41,27 @@ def redirect(location: str) -> Handle:
     return handle
 
 
+def _handler(handle: Handle, paths: list[str]) -> type[BaseHTTPRequestHandler]:
+    """What answers, and notes what was asked for."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            paths.append(self.path)
+            try:
+                handle(self)
+            except (BrokenPipeError, ConnectionResetError):
+                self.close_connection = True
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.do_GET()
+
+        def log_message(self, *arguments: object) -> None:
+            """Silent."""
+
+    return Handler
+
+
 class Inside:
     """A web server, listening.
 
@@ -64,21 +85,6 @@ class Inside:
         self.paths: list[str] = []
         inside = self
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                inside.paths.append(self.path)
-                try:
-                    handle(self)
-                except (BrokenPipeError, ConnectionResetError):
-                    self.close_connection = True
-
-            def do_POST(self) -> None:
-                self.rfile.read(int(self.headers["Content-Length"]))
-                self.do_GET()
-
-            def log_message(self, *arguments: object) -> None:
-                """Silent."""
-
         class Counting(ThreadingHTTPServer):
             daemon_threads = True
 
@@ -90,7 +96,7 @@ class Inside:
             def handle_error(self, *arguments: object) -> None:
                 """Broken connections are what some attacks are about."""
 
-        self._server = Counting((address, port), Handler)
+        self._server = Counting((address, port), _handler(handle, self.paths))
         if tls is not None:
             self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
         self.port = self._server.server_address[1]

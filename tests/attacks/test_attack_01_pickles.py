@@ -227,7 +227,7 @@ def test_a_pickle_in_the_store_of_prompts_is_passed_over(
 @pytest.mark.parametrize("mode", [0o777, 0o770, 0o702])
 @pytest.mark.parametrize("inner", [False, True], ids=["the-folder", "a-folder-in-it"])
 def test_compiled_code_that_others_could_have_written_is_not_used(
-    mode: int, inner: bool, cache: Path
+    mode: int, inner: bool, cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """torch keeps pickles and machine code there, and runs both."""
     planted = cache / "compile"
@@ -237,19 +237,26 @@ def test_compiled_code_that_others_could_have_written_is_not_used(
         planted.mkdir()
     planted.chmod(mode)
 
-    with pytest.raises(depthflux.SettingsError, match="can be written by others"):
-        use_compile_cache(SETTINGS, CPU)
+    used = use_compile_cache(SETTINGS, CPU)
+
+    assert not used.is_relative_to(cache)
+    assert used.parent.stat().st_mode & 0o777 == 0o700
+    assert f"{planted} has mode {mode:04o}" in caplog.text
+    assert planted.stat().st_mode & 0o777 == mode
 
 
 def test_compiled_code_that_another_user_has_made_is_not_used(
-    cache: Path, monkeypatch: pytest.MonkeyPatch
+    cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     (cache / "compile").mkdir(parents=True, mode=0o755)
-    somebody_else = os.geteuid() + 1
-    monkeypatch.setattr(compile_cache.os, "geteuid", lambda: somebody_else)
+    owner = os.geteuid()
+    monkeypatch.setattr(compile_cache.os, "geteuid", lambda: owner + 1)
 
-    with pytest.raises(depthflux.SettingsError, match="can be written by others"):
-        use_compile_cache(SETTINGS, CPU)
+    used = use_compile_cache(SETTINGS, CPU)
+
+    assert not used.is_relative_to(cache)
+    assert f"belongs to user {owner}, this process to user {owner + 1}" in caplog.text
+    assert "has mode" not in caplog.text
 
 
 def test_compiled_code_is_kept_for_its_owner_alone(cache: Path) -> None:

@@ -19,6 +19,9 @@ from packaging.version import Version
 
 import depthflux
 from depthflux.depth.depth_anything import DepthAnything
+from depthflux.model.loading import open_component
+from depthflux.model.weights import find_model
+from depthflux.settings import resolve_settings
 
 ROOT = Path(__file__).parents[2]
 COMPONENTS = ("text_encoder", "text_encoder_2", "depth_estimator")
@@ -114,12 +117,37 @@ def test_a_configuration_that_names_a_kernel_to_fetch_is_refused(
 
 
 @pytest.mark.parametrize(
-    "value", ["flash_attention_2", {"": "somebody/kernel"}, ["sdpa"], "paged|somebody/kernel", 1]
+    "value", [{"": "somebody/kernel"}, ["sdpa"], "paged|somebody/kernel", "flash\n", "", 1]
 )
 def test_any_kernel_but_torchs_own_is_refused(value: Any, folder: Path) -> None:
     change(folder / "text_encoder" / "config.json", _attn_implementation=value)
 
     assert "names code to run" in refusal(folder)
+
+
+@pytest.mark.parametrize("component", ["text_encoder", "depth_estimator"])
+@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation_internal"])
+def test_a_configuration_that_names_an_installed_kernel_is_refused_and_says_which_line(
+    key: str, component: str, folder: Path
+) -> None:
+    """It names no code of a stranger's; but which kernel is used is not a file's to say."""
+    change(folder / component / "config.json", **{key: "flash_attention_2"})
+
+    said = refusal(folder)
+
+    assert f"config.json names the kernel flash_attention_2 ({key})" in said
+    assert "delete that line" in said
+    assert "names code" not in said
+
+
+def test_a_component_on_its_own_is_refused_with_what_helps(folder: Path) -> None:
+    change(folder / "transformer" / "config.json", auto_map=AUTO_MAP)
+    files = find_model(resolve_settings("reference", arguments={"model": str(folder)}).values)
+
+    with pytest.raises(depthflux.WeightsCorruptError) as caught:
+        open_component(files.components["transformer"])
+
+    assert caught.value.fix == "Delete those lines or files."
 
 
 def test_what_is_hidden_deep_in_a_configuration_is_seen(folder: Path) -> None:
@@ -128,7 +156,7 @@ def test_what_is_hidden_deep_in_a_configuration_is_seen(folder: Path) -> None:
         hidden = [{"text_config": hidden}]
     change(folder / "text_encoder" / "config.json", sub=hidden)
 
-    assert "names code to run" in refusal(folder)
+    assert "nests more than 16 deep, where code to run could be named" in refusal(folder)
 
 
 def test_a_configuration_that_names_torchs_own_kernel_is_read(folder: Path) -> None:

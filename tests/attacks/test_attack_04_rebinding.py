@@ -159,7 +159,7 @@ def test_a_name_with_an_inner_ipv6_address_leads_nowhere(names: NameServer, addr
 
 def test_a_name_server_that_thinks_for_long_is_not_waited_for(names: NameServer) -> None:
     names.tell("slow.example", "A", "127.0.0.1")
-    names.delay_s = 3
+    names.delay_s = 30
     limits = ReadLimits(allow_private_addresses=True, connect_timeout_s=0.2)
     started = time.monotonic()
 
@@ -168,7 +168,7 @@ def test_a_name_server_that_thinks_for_long_is_not_waited_for(names: NameServer)
     with pytest.raises(DeliveryError, match="cannot be resolved"):
         Post(limits=limits, resolver=names.resolve).send("http://slow.example/", b"{}", {})
 
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 8
 
 
 def test_of_very_many_addresses_of_a_name_few_are_knocked_at(names: NameServer) -> None:

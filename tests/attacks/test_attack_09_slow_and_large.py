@@ -24,6 +24,9 @@ FORM = "multipart/form-data; boundary=edge"
 MEGABYTE = 2**20
 #: As large as an upload may be.
 MOST = 32 * MEGABYTE
+#: What the server may compute for a few hostile requests; not how long they take, which is also
+#: other programs' doing. The worst costs a tenth of this, and what is not bounded almost twice.
+MOST_CPU_S = 2.0
 
 
 def connect(server: StandInServer, data: bytes = b"") -> socket.socket:
@@ -98,7 +101,7 @@ def test_while_others_dawdle_requests_are_answered(server: StandInServer) -> Non
     data = server.wait(server.submit()["id"])
 
     assert data["status"] == "completed"
-    assert time.monotonic() - begin < 10
+    assert time.monotonic() - begin < 60
 
 
 # Large ------------------------------------------------------------------------------------------
@@ -179,7 +182,7 @@ def test_hostile_forms_are_refused_at_little_cost(
     answer = ask(server, head.encode() + body)
 
     assert status_of(answer) == status
-    assert cpu_s(server.pid) - computed < 3
+    assert cpu_s(server.pid) - computed < MOST_CPU_S
     assert megabytes_of(server.pid) - memory < 3 * MOST / MEGABYTE
     assert server.client.get("/livez").status_code == 200
 
@@ -195,6 +198,28 @@ def test_a_body_that_does_not_say_how_long_it_is_ends_where_it_is_too_large(
     answer = server.client.post(UPLOAD, content=pieces(), headers={"Content-Type": FORM})
 
     assert answer.status_code == 413
+
+
+LONG = {
+    "Host": (f"Host: {'/' * 8000}", 400),
+    "Origin": (f"Host: 127.0.0.1\r\nOrigin: {'/' * 8000}", 403),
+    "Content-Type": (f"Host: 127.0.0.1\r\nContent-Type: {'/' * 8000}", 415),
+}
+
+
+@pytest.mark.parametrize(("headers", "status"), LONG.values(), ids=LONG)
+def test_headers_that_are_costly_to_repeat_are_refused_at_little_cost(
+    server: StandInServer, headers: str, status: int
+) -> None:
+    """Fifty, as a client may send them before anybody asks for its key."""
+    request = f"POST {SUBMIT} HTTP/1.1\r\n{headers}\r\nContent-Length: 2\r\n\r\n{{}}".encode()
+    last = request.replace(b"Content-Length", b"Connection: close\r\nContent-Length")
+    computed = cpu_s(server.pid)
+
+    answers = [ask(server, request * 16 + last) for _ in range(3)]
+
+    assert {answer.count(f"HTTP/1.1 {status} ".encode()) for answer in answers} == {17}
+    assert cpu_s(server.pid) - computed < MOST_CPU_S
 
 
 # Broken -----------------------------------------------------------------------------------------
@@ -225,6 +250,18 @@ def test_no_request_can_be_hidden_in_anothers_body(server: StandInServer, length
     assert answer.count(b"HTTP/1.1 400") == 1
     assert b"HTTP/1.1 200" not in answer
     assert server.read(id)["id"] == id
+
+
+def test_who_asks_for_a_tunnel_is_refused_at_little_cost(server: StandInServer) -> None:
+    computed = cpu_s(server.pid)
+
+    answers = [
+        ask(server, b"CONNECT http://a/ HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n") for _ in range(30)
+    ]
+
+    assert {status_of(answer) for answer in answers} == {400}
+    assert all(b"CONNECT is for proxies" in answer for answer in answers)
+    assert cpu_s(server.pid) - computed < MOST_CPU_S
 
 
 # Slow, in the end -------------------------------------------------------------------------------
@@ -259,11 +296,11 @@ def test_more_connections_than_there_may_be_keep_nobody_out(
     with contextlib.ExitStack() as held:
         for _ in range(many_files + 30):
             held.enter_context(connect(server, half))
-        begin = time.monotonic()
+        before = cpu_s(server.pid)
 
         answer = ask(server, b"GET /livez HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
 
         # The name is none of the server's: it was asked all the same, and said so.
         assert status_of(answer) == 421
         assert server.client.get("/livez").text == "ok\n"
-        assert time.monotonic() - begin < 5
+        assert cpu_s(server.pid) - before < MOST_CPU_S

@@ -92,7 +92,7 @@ def test_nothing_of_an_upload_but_its_pixels_is_in_an_output(
         output_format=output_format,
     )
 
-    (file,) = painter.paint(request, lambda *_: None).files
+    (file,) = painter.paint(request, lambda *_: None, lambda: None).files
 
     assert PRIVATE.encode() in upload(kind)
     assert PRIVATE.encode() not in words_of(file.data)
@@ -115,7 +115,7 @@ def test_nothing_of_the_server_or_of_who_asked_is_in_an_output(
         webhook_url=f"https://hooks.example.org/{SECRET}?token={SECRET}",
     )
 
-    (file,) = painter.paint(request, lambda *_: None).files
+    (file,) = painter.paint(request, lambda *_: None, lambda: None).files
 
     words = words_of(file.data)
     private = [SECRET, str(Path.home()) + "/", str(tmp_path), socket.gethostname(), os.getcwd()]
@@ -151,7 +151,7 @@ def test_a_signed_address_of_a_picture_is_recorded_nowhere(
         num_inference_steps=1,
     )
 
-    (file,) = painter.paint(request, lambda *_: None).files
+    (file,) = painter.paint(request, lambda *_: None, lambda: None).files
 
     assert SECRET.encode() not in words_of(file.data)
     assert b"127.0.0.1" not in words_of(file.data)

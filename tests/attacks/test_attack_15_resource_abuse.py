@@ -6,6 +6,7 @@ another key waits for; and a body costs the server about its own size, whatever 
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import os
@@ -13,11 +14,13 @@ import select
 import shutil
 import socket
 import sqlite3
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +43,11 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandInServer]:
     """A server with two keys whose queue and rates are soon full."""
     folder = tmp_path_factory.mktemp("small") / "data"
     with StandInServer(
-        folder, keys=(FIRST, SECOND), max_queued=16, key_requests_per_minute=60
+        folder,
+        keys=(FIRST, SECOND),
+        engine={"allow_private_addresses": "true"},
+        max_queued=16,
+        key_requests_per_minute=60,
     ) as running:
         yield running
 
@@ -176,6 +183,80 @@ def test_a_key_with_many_waiting_does_not_starve_another(guarded: StandInServer)
     guarded.client.post("/api/v3/predictions/delete", json={"ids": ids})
 
 
+class Pictures(BaseHTTPRequestHandler):
+    """A host of pictures: some it sends at once, some a byte at a time."""
+
+    slow: list[str]
+    is_over: threading.Event
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "image/png")
+        self.end_headers()
+        picture = base64.b64decode(PICTURE)
+        if self.path == "/quick.png":
+            self.wfile.write(picture)
+            return
+        self.slow.append(self.path)
+        while not self.is_over.wait(0.3):
+            self.wfile.write(picture[:1])
+
+    def log_message(self, *_: object) -> None:
+        """Nothing is said of requests."""
+
+
+@pytest.fixture
+def slow_host() -> Iterator[tuple[str, list[str]]]:
+    """Its address, and the paths of those it keeps waiting."""
+    over, paths = threading.Event(), list[str]()
+    handler = type("Handler", (Pictures,), {"slow": paths, "is_over": over})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as host:
+        thread = threading.Thread(target=host.serve_forever, args=(0.05,))
+        thread.start()
+        yield f"http://127.0.0.1:{host.server_port}", paths
+        over.set()
+        host.shutdown()
+        thread.join()
+
+
+def test_a_key_whose_picture_hosts_are_slow_holds_up_no_other(
+    small: StandInServer, slow_host: tuple[str, list[str]]
+) -> None:
+    host, waiting = slow_host
+
+    def submit(key: str, picture: str) -> str:
+        body = {**BODY, "control_image": picture}
+        answer = small.client.post(SUBMIT, json=body, headers=with_key(key))
+        id: str = answer.raise_for_status().json()["data"]["id"]
+        ids[key].append(id)
+        return id
+
+    def is_completed(id: str) -> bool | None:
+        response = small.client.get(f"/api/v3/predictions/{id}", headers=with_key(SECOND))
+        return response.json()["data"]["status"] == "completed" or None
+
+    ids: dict[str, list[str]] = {FIRST: [], SECOND: []}
+    for _ in range(4):
+        submit(FIRST, f"{host}/first.png")
+    small.until(lambda: len(waiting) >= 2 or None)
+    # Longer than the worker waits before it takes another one beside them.
+    time.sleep(1.5)
+    quick = submit(SECOND, f"{host}/quick.png")
+    small.until(lambda: is_completed(quick), timeout_s=8)
+    for _ in range(2):
+        submit(SECOND, f"{host}/second.png")
+    small.until(lambda: len(waiting) >= 3 or None)
+    time.sleep(1.5)
+    here = submit(SECOND, PICTURE)
+    small.until(lambda: is_completed(here), timeout_s=8)
+
+    assert waiting == ["/first.png", "/first.png", "/second.png"]
+    for key, made in ids.items():
+        small.client.post(
+            "/api/v3/predictions/delete", json={"ids": made}, headers=with_key(key)
+        ).raise_for_status()
+
+
 def test_of_32_that_submit_at_once_no_more_than_the_queue_takes_get_in_and_others_keys_do(
     small: StandInServer,
 ) -> None:
@@ -213,6 +294,64 @@ def test_of_96_that_ask_at_once_no_more_than_the_rate_get_in(small: StandInServe
     assert 50 <= answers[200] <= 61 + (time.monotonic() - started)
 
 
+# Connections ------------------------------------------------------------------------------------
+
+
+def ask_and_wait(server: StandInServer, key: str) -> socket.socket:
+    """A connection on which the same prediction's end is waited for."""
+    body = json.dumps({**BODY, "prompt": "slow 20", "enable_sync_mode": True}).encode()
+    url = httpx.URL(server.address)
+    client = socket.create_connection((url.host, url.port), timeout=30)
+    client.sendall(
+        f"POST {SUBMIT} HTTP/1.1\r\nHost: {url.host}:{url.port}\r\nAuthorization: Bearer {key}\r\n"
+        f"Idempotency-Key: once\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n".encode()
+        + body
+    )
+    return client
+
+
+def answered(clients: list[socket.socket]) -> list[socket.socket]:
+    return select.select(clients, [], [], 0)[0]
+
+
+def test_waiting_for_a_prediction_keeps_a_part_of_the_connections_and_no_more(
+    guarded: StandInServer,
+) -> None:
+    with ExitStack() as open_:
+
+        def wait(key: str = FIRST) -> socket.socket:
+            return open_.enter_context(ask_and_wait(guarded, key))
+
+        def has_a_seat() -> bool | None:
+            one = wait()
+            return not select.select([one], [], [], 0.5)[0] or None
+
+        waiting = [wait() for _ in range(70)]
+        guarded.until(lambda: len(answered(waiting)) >= 6 or None, timeout_s=10)
+        others = wait(SECOND)
+        time.sleep(0.5)
+        refused = answered([*waiting, others])
+        answers = [one.recv(4096) for one in refused]
+        for one in waiting:
+            one.close()
+        # Who has hung up keeps nobody from waiting.
+        guarded.until(has_a_seat, timeout_s=10)
+
+    assert len(refused) == 6
+    assert others not in refused
+    for answer in answers:
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert b'"code":5004' in answer
+        assert b"Sync mode timed out after 0 seconds. The prediction is still proc" in answer
+    for key in (FIRST, SECOND):
+        listed = guarded.client.get("/api/v3/predictions?page_size=100", headers=with_key(key))
+        ids = [item["id"] for item in listed.json()["data"]["items"]]
+        guarded.client.post(
+            "/api/v3/predictions/delete", json={"ids": ids}, headers=with_key(key)
+        ).raise_for_status()
+
+
 # Memory -----------------------------------------------------------------------------------------
 
 
@@ -230,6 +369,7 @@ def forget_peak(server: StandInServer) -> int:
     return memory(server, "VmRSS")
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "text",
     [b'{"unknown":[' + b"[]," * (40 * MIB // 3) + b"1]}", b'{"unknown":' + b"1" * 40 * MIB + b"}"],
@@ -268,18 +408,17 @@ def test_bodies_that_do_not_come_to_their_end_take_no_more_than_all_bodies_may(
         f"POST {SUBMIT} HTTP/1.1\r\nHost: {server.address.removeprefix('http://')}\r\n"
         f"Content-Type: application/json\r\nContent-Length: {41 * MIB}\r\n\r\n"
     ).encode()
+    address = (httpx.URL(server.address).host, httpx.URL(server.address).port)
     before = forget_peak(server)
-    answers = []
 
-    with ExitStack() as open_:
-        for _ in range(10):
-            client = open_.enter_context(
-                socket.create_connection(
-                    (httpx.URL(server.address).host, httpx.URL(server.address).port), timeout=30
-                )
-            )
-            client.sendall(head)
-            answers.append(send(client, 40))
+    with ExitStack() as open_, ThreadPoolExecutor(10) as threads:
+        clients = [
+            open_.enter_context(socket.create_connection(address, timeout=30)) for _ in range(10)
+        ]
+        # Together, or the first would be told that they are silent before the last have sent.
+        together = threading.Barrier(10, timeout=60)
+        sending = [threads.submit(send, client, head, 40, together) for client in clients]
+        answers = [one.result() for one in sending]
         held = memory(server, "VmHWM") - before
         meanwhile = server.submit()
 
@@ -290,12 +429,18 @@ def test_bodies_that_do_not_come_to_their_end_take_no_more_than_all_bodies_may(
     server.until(lambda: large_upload(server).status_code == 200 or None)
 
 
-def send(client: socket.socket, count: int) -> bytes:
-    """Send so many MiB; the status that is answered meanwhile, empty where none is."""
+def send(client: socket.socket, head: bytes, count: int, together: threading.Barrier) -> bytes:
+    """Send so many MiB; the status that is answered meanwhile, empty where none is.
+
+    Each MiB is sent when all clients have sent the one before, or have been answered.
+    """
+    client.sendall(head)
     for _ in range(count):
-        if select.select([client], [], [], 0)[0]:
-            break
-        client.sendall(bytes(MIB))
+        together.wait()
+        if not select.select([client], [], [], 0)[0]:
+            # Who is refused meanwhile finds the answer below.
+            with suppress(ConnectionError):
+                client.sendall(bytes(MIB))
     if not select.select([client], [], [], 0.5)[0]:
         return b""
     answer = client.recv(4096)
@@ -315,6 +460,61 @@ def noise(side: int) -> bytes:
 
 def large_upload(server: StandInServer) -> httpx.Response:
     return server.client.post("/api/v3/media/upload/binary", files={"file": ("a.png", noise(1024))})
+
+
+@pytest.mark.alone
+def test_slow_readers_of_a_picture_take_a_piece_of_it_each(server: StandInServer) -> None:
+    data = noise(2900)
+    uploaded = server.client.post("/api/v3/media/upload/binary", files={"file": ("a.png", data)})
+    address = uploaded.json()["data"]["url"]
+    before = forget_peak(server)
+
+    with ExitStack() as open_:
+        heads = [slow_reader(server, open_, httpx.URL(address).path) for _ in range(24)]
+        held = memory(server, "VmHWM") - before
+        meanwhile = httpx.get(address, timeout=60)
+
+    assert heads == [b"200"] * 24
+    # Whole they were 580 MB.
+    assert held < 128 * MIB
+    assert meanwhile.content == data
+
+
+@pytest.mark.alone
+def test_slow_readers_of_pictures_as_base64_take_no_more_than_bodies_may(
+    server: StandInServer,
+) -> None:
+    id = server.submit(enable_base64_output=True)["id"]
+    server.wait(id)
+    with sqlite3.connect(server.data_dir / FILE_NAME) as store:
+        query = "SELECT outputs FROM predictions WHERE id = ?"
+        (name,) = json.loads(store.execute(query, (id,)).fetchone()[0])
+    data = noise(2900)
+    (server.data_dir / "outputs" / name).write_bytes(data)
+    before = memory(server, "VmRSS")
+
+    with ExitStack() as open_:
+        heads = [slow_reader(server, open_, f"/api/v3/predictions/{id}/result") for _ in range(20)]
+        held = memory(server, "VmRSS") - before
+
+    size = 4 * len(data) // 3
+    assert Counter(heads) == {b"200": MOST_BYTES // size, b"503": 20 - MOST_BYTES // size}
+    # Beside them, what making one takes; all twenty were 670 MB.
+    assert held < MOST_BYTES + 160 * MIB
+    # Once they have hung up there is room again.
+    path = f"/api/v3/predictions/{id}/result"
+    server.until(lambda: server.client.get(path).status_code == 200 or None)
+
+
+def slow_reader(server: StandInServer, open_: ExitStack, path: str) -> bytes:
+    """Ask for something, read where the answer begins, and no more; the status."""
+    reader = open_.enter_context(socket.socket())
+    reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    reader.settimeout(30)
+    address = httpx.URL(server.address)
+    reader.connect((address.host, address.port))
+    reader.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+    return reader.recv(64)[9:12]
 
 
 # A damaged store --------------------------------------------------------------------------------

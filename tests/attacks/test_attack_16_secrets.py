@@ -12,7 +12,7 @@ import httpx
 import pytest
 from click.testing import CliRunner
 
-from depthflux.cli.messages import log_to_standard_error
+from depthflux.logs import log_to_standard_error
 from depthflux.server.keys import Keys
 from depthflux.server.settings import ServerSettings
 from depthflux.server.webhooks import Post

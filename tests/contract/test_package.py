@@ -20,6 +20,7 @@ LAYERS = [
     "configurations",
     "logs",
     "quiet",
+    "scratch",
     "settings",
     "contract",
     "images",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import itertools
+import time
 
 import numpy as np
 import pytest
 
 from depthflux import errors
-from depthflux.errors import DepthFluxError, RequestError, SetupError, show
+from depthflux.errors import DepthFluxError, RequestError, SetupError, show, without_secrets
 
 CLASSES = [
     member
@@ -75,3 +77,33 @@ def test_a_setup_error_ends_in_what_helps() -> None:
 )
 def test_values_are_shown_short(value: object, shown: str) -> None:
     assert show(value) == shown
+
+
+@pytest.mark.parametrize("length", range(4070, 4110))
+@pytest.mark.parametrize("begin", ["//me:", "//me:p@", "https://me@work:"])
+def test_of_a_password_that_is_not_read_to_its_end_nothing_is_shown(
+    begin: str, length: int
+) -> None:
+    text = begin + "secret" * 1000
+    address = text[:length] + "@127.0.0.1/"
+
+    shown = [show(address), without_secrets(address), without_secrets(f"{' ' * 4000}{address}")]
+
+    assert [one for one in shown if "sec" in one] == []
+
+
+PIECES = ("/", "//", "//a", "@", "?", "#", " ", "'", "\n")
+REPEATED = ["".join(pieces) for pieces in itertools.product(PIECES, repeat=2)]
+
+
+def test_no_text_takes_long_to_show() -> None:
+    """The time of a text that each slash makes longer grows with the square of its length."""
+
+    def cost_s(text: str) -> float:
+        begin = time.thread_time()
+        show(text)
+        return time.thread_time() - begin
+
+    costs = {piece: cost_s(piece * (16_384 // len(piece))) for piece in REPEATED}
+
+    assert {piece: cost for piece, cost in costs.items() if cost > 0.03} == {}

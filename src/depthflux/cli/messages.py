@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
 
 import click
 
-from depthflux.logs import OneLineFormatter, one_line
+from depthflux.logs import OneLineFormatter, log_to_standard_error, one_line
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -28,8 +28,8 @@ class StandardErrorHandler(logging.Handler):
 
 
 @contextmanager
-def log_to_standard_error(level: int) -> Iterator[None]:
-    """Show messages of at least a level, until the block ends."""
+def show_messages(level: int) -> Iterator[None]:
+    """Show our messages of at least a level, until the block ends."""
     handler, before = StandardErrorHandler(), logger.level
     handler.setFormatter(OneLineFormatter())
     logger.addHandler(handler)
@@ -43,6 +43,19 @@ def log_to_standard_error(level: int) -> Iterator[None]:
 
 def verbose_option(command: Command) -> Command:
     """Add -v/--verbose, and let the command's log be seen."""
+    return _verbose(command, show_messages)
+
+
+def server_verbose_option(command: Command) -> Command:
+    """The same for a command that strangers talk to: what libraries say of them is in one form."""
+    return _verbose(command, log_to_standard_error)
+
+
+def _verbose(command: Command, show: Callable[[int], AbstractContextManager[None]]) -> Command:
+    def start_log(ctx: click.Context, _parameter: click.Parameter, verbose: bool) -> bool:
+        ctx.with_resource(show(logging.INFO if verbose else logging.WARNING))
+        return verbose
+
     return click.option(
         "-v",
         "--verbose",
@@ -50,7 +63,7 @@ def verbose_option(command: Command) -> Command:
         # Eager, so that other options' callbacks can log.
         is_eager=True,
         expose_value=False,
-        callback=_start_log,
+        callback=start_log,
         help="Also say what is being done, on standard error.",
     )(command)
 
@@ -58,8 +71,3 @@ def verbose_option(command: Command) -> Command:
 def say(text: str) -> None:
     """Tell the person at the terminal something that is neither result nor warning."""
     click.echo(one_line(text), err=True)
-
-
-def _start_log(ctx: click.Context, _parameter: click.Parameter, verbose: bool) -> bool:
-    ctx.with_resource(log_to_standard_error(logging.INFO if verbose else logging.WARNING))
-    return verbose

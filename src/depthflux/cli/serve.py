@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from depthflux.cli.inputs import early_settings
-from depthflux.cli.messages import say, verbose_option
+from depthflux.cli.messages import say, server_verbose_option
 from depthflux.cli.options import (
     given_server_settings,
     given_settings,
@@ -35,7 +35,7 @@ Then, with the hosted service's own client:
 @server_options(ServerSettings)
 @profile_option
 @setting_options()
-@verbose_option
+@server_verbose_option
 @click.pass_context
 def serve(ctx: click.Context, profile: str | None) -> None:
     """Answer like the hosted endpoint, over HTTP.

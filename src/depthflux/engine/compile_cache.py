@@ -6,15 +6,14 @@ each combination of torch, Triton, device and the settings that change the block
 folder is never used by a machine that could not run what is in it, and can be deleted by itself.
 
 What lies there is run: Inductor keeps machine code and pickles. So the folder is its owner's alone,
-and one that others could have written to is refused; torch's default, whose name anybody can guess
-and make first, is never used.
+and where others could have written to it one of this process is used; torch's default, whose name
+anybody can guess and make first, is never used.
 
 Knows nothing of what is compiled.
 """
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import hashlib
 import importlib.metadata
@@ -22,10 +21,7 @@ import logging
 import os
 import platform
 import re
-import shutil
 import stat
-import tempfile
-from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -33,6 +29,7 @@ import torch
 from depthflux.errors import SettingsError
 from depthflux.files import cache_folder
 from depthflux.model.placement import Placement, device_name
+from depthflux.scratch import scratch_folder
 from depthflux.settings import EngineSettings
 
 logger = logging.getLogger("depthflux")
@@ -49,7 +46,7 @@ OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _ours: dict[str, str] = {}
 
 
-def use_compile_cache(settings: EngineSettings, placement: Placement) -> Path | None:
+def use_compile_cache(settings: EngineSettings, placement: Placement) -> Path:
     """Let torch keep what it compiles from now on in this combination's folder.
 
     The process's variables are changed. A variable of VARIABLES that the user has set stays as it
@@ -60,10 +57,11 @@ def use_compile_cache(settings: EngineSettings, placement: Placement) -> Path | 
         placement: the device counts.
 
     Returns:
-        Where Inductor keeps its part; without a home folder, a new one for this process.
+        Where Inductor keeps its part. Without a home folder, or where others could have written to
+        this one, that is a new folder for this process.
 
     Raises:
-        SettingsError: others could have written to the folder.
+        SettingsError: no folder can be made, not even for this process.
     """
     ours = [variable for variable in VARIABLES if not _is_the_users(variable)]
     if ours:
@@ -98,46 +96,54 @@ def _private_folder(name: str) -> Path:
     """A combination's folder, which nobody but its owner can write to.
 
     Raises:
-        SettingsError: others could have written to it.
+        SettingsError: none can be made.
     """
     cache = cache_folder()
-    try:
-        if cache is not None:
-            base = cache / "compile"
+    if cache is not None:
+        base = cache / "compile"
+        try:
             cache.mkdir(parents=True, exist_ok=True)
-            _make_private(base)
-            _make_private(base / name)
+            problem = _make_private(base) or _make_private(base / name)
+        except OSError as error:
+            problem = f"{base}: {error.strerror}"
+        if not problem:
             return base / name
+        logger.warning("nothing compiled is kept: %s.", problem)
+    try:
+        folder = scratch_folder() / name
+        folder.mkdir(mode=FOLDER_MODE, exist_ok=True)
     except OSError as error:
-        logger.warning("nothing compiled is kept: %s (%s).", base, error.strerror)
-    folder = _folder_of_this_process() / name
-    folder.mkdir(mode=FOLDER_MODE, exist_ok=True)
+        raise SettingsError(
+            f"there is no folder for what is compiled: {error.strerror or error}.",
+            fix="Name one that can be written: with XDG_CACHE_HOME, or with TMPDIR for one run.",
+        ) from error
     return folder
 
 
-@lru_cache(maxsize=1)
-def _folder_of_this_process() -> Path:
-    """A new folder, its owner's alone; removed when the process ends as it should."""
-    folder = Path(tempfile.mkdtemp(prefix="depthflux-compile-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
-
-
-def _make_private(folder: Path) -> None:
+def _make_private(folder: Path) -> str:
     """Make a folder for its owner alone, or see that one which is there has been so.
 
+    Returns:
+        Why what lies in it cannot be trusted and what helps, without a full stop; empty if it can.
+
     Raises:
-        SettingsError: others own it or may write to it.
         OSError: it cannot be made.
     """
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=FOLDER_MODE)
     status = folder.stat()
-    if status.st_uid != os.geteuid() or status.st_mode & OTHERS_WRITE:
-        raise SettingsError(
-            f"{folder} can be written by others, and what is compiled there is run.",
-            fix=f"Delete it, or name another cache folder with XDG_CACHE_HOME: rm -r {folder}",
+    if status.st_uid != os.geteuid():
+        return (
+            f"{folder} belongs to user {status.st_uid}, this process to user {os.geteuid()}, and "
+            "what is compiled there is run; name a cache folder of your own with XDG_CACHE_HOME"
         )
+    if status.st_mode & OTHERS_WRITE:
+        return (
+            f"{folder} has mode {stat.S_IMODE(status.st_mode):04o}, so others could have written "
+            "to it, and what is compiled there is run; delete it, or name another cache folder "
+            f"with XDG_CACHE_HOME: rm -r {folder}"
+        )
+    return ""
 
 
 def _is_the_users(variable: str) -> bool:

@@ -119,6 +119,7 @@ class Engine:
         request: GenerationRequest | None = None,
         *,
         on_step: OnStep | None = None,
+        on_begin: Callable[[], None] | None = None,
         **fields: Any,
     ) -> Prediction:
         """Make the pictures of a request.
@@ -128,6 +129,8 @@ class Engine:
             on_step: called after each denoising step with the steps done and their total over all
                 pictures; whatever it raises stops the run and reaches the caller. It counts anew
                 where memory ran out and the run begins a second time.
+            on_begin: called once when the control image and LoRAs have been read and no other run
+                goes on any more; whatever it raises stops the run, too.
             fields: the request's fields, see `GenerationRequest`.
 
         Returns:
@@ -154,6 +157,8 @@ class Engine:
         loras = self.loras.take(request.loras)
         read_ms = round(1000 * (time.perf_counter() - start))
         with self._alone(), torch.no_grad(), translated_failures(request):
+            if on_begin is not None:
+                on_begin()
             try:
                 prediction = self.ladder.run(
                     lambda notes: self._run(request, source, loras, created_at, on_step, notes),

@@ -17,7 +17,7 @@ Knows nothing of depth, models or requests.
 from depthflux.images.container import EXTENSIONS, MEDIA_TYPES, PictureFormat
 from depthflux.images.encode import encode_image
 from depthflux.images.formats import format_of
-from depthflux.images.isolated import IsolatedDecoder
+from depthflux.images.isolated import IsolatedDecoder, NoDecoderError
 from depthflux.images.limits import DEFAULT_LIMITS, ReadLimits
 from depthflux.images.packing import MAX_RECORD_BYTES
 from depthflux.images.record import MAX_EMBEDDED_IMAGE_BYTES, embed, read_record
@@ -35,6 +35,7 @@ __all__ = [
     "MAX_RECORD_BYTES",
     "MEDIA_TYPES",
     "IsolatedDecoder",
+    "NoDecoderError",
     "PictureFormat",
     "ReadLimits",
     "SourceImage",

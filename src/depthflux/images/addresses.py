@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from depthflux.images.container import PictureProblemError
+from depthflux.images.own_addresses import is_own
 
 _IPv4 = ipaddress.IPv4Address
 _IPv6 = ipaddress.IPv6Address
@@ -81,21 +82,6 @@ def _is_public_ipv4(address: _IPv4) -> bool:
     reserved = address.is_multicast or address.is_reserved or address.is_unspecified
     known = any(address in network for network in _RESERVED_IPV4)
     return address.is_global and not reserved and not known
-
-
-def is_own(address: str) -> bool:
-    """Whether an address is this machine's: what comes from itself passes no firewall.
-
-    Where the system lets programs bind addresses that it does not have (`ip_nonlocal_bind`), every
-    address counts as its own.
-    """
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    try:
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.bind((address, 0))
-    except OSError:
-        return False
-    return True
 
 
 def may_be_reached(address: str) -> bool:

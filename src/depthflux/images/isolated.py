@@ -45,7 +45,8 @@ from depthflux.logs import one_line
 
 logger = logging.getLogger("depthflux")
 
-#: How a decoder is started. Neither this folder nor the user's own packages are looked into.
+#: How a decoder is started. It looks for packages where this process does and nowhere else: not in
+#: the current folder, nor, of its own accord, among the user's.
 COMMAND = (sys.executable, "-P", "-s", "-m", "depthflux.images.decoding_process")
 #: Longest time for one picture, in seconds; 67 megapixels took 3, and 14 on cores that fifteen
 #: other processes wanted, too.
@@ -60,6 +61,10 @@ _MOST_IDLE = 1
 _PIPE_BYTES = 2**20
 
 _ADVICE = "download or export it again, or make it smaller"
+
+
+class NoDecoderError(SetupError):
+    """No decoder's process starts, as when memory or processes are used up; it may pass."""
 
 
 class _BrokenError(Exception):
@@ -100,8 +105,12 @@ class IsolatedDecoder:
         self.close()
 
     def start(self) -> None:
-        """Start a decoder without waiting for it, so that the first picture need not."""
-        self._give_back(_Child(self._command))
+        """Start a decoder without waiting for it, so that the first picture need not.
+
+        Where none can be started it is in the log, and the first picture tries it again.
+        """
+        with suppress(NoDecoderError):
+            self._give_back(_Child(self._command))
 
     def close(self) -> None:
         """End the decoders that are idle."""
@@ -120,7 +129,7 @@ class IsolatedDecoder:
 
         Raises:
             PictureProblemError: it is damaged, or takes too much memory or time.
-            SetupError: no decoder can be started.
+            NoDecoderError: none can be started.
         """
         child = self._take()
         try:
@@ -165,6 +174,7 @@ class _Child:
 
     def __init__(self, command: Sequence[str]) -> None:
         self.count = 0
+        self._command = command
         self._is_ready = False
         try:
             self._process = subprocess.Popen(  # noqa: S603 - our own program
@@ -178,9 +188,9 @@ class _Child:
                 start_new_session=True,
             )
         except OSError as error:
-            raise _not_started(f"{command[0]}: {error.strerror}") from error
+            raise _not_started(str(error.strerror), command) from error
         if self._process.stdin is None or self._process.stdout is None:
-            raise _not_started("it has no pipes")
+            raise _not_started("it has no pipes", command)
         self._input, self._output = self._process.stdin.fileno(), self._process.stdout.fileno()
         for end in (self._input, self._output):
             os.set_blocking(end, False)
@@ -197,14 +207,16 @@ class _Child:
         """Wait for its word that it takes pictures.
 
         Raises:
-            SetupError: it does not come.
+            NoDecoderError: it does not come.
         """
         if self._is_ready:
             return
         try:
             Ready.model_validate_json(self._receive_line(time.monotonic() + START_S))
-        except (_BrokenError, ValidationError) as error:
-            raise _not_started(f"it {error}") from error
+        except _BrokenError as error:
+            raise _not_started(f"it {error}", self._command) from error
+        except ValidationError as error:
+            raise _not_started("it is another program", self._command) from error
         self._is_ready = True
 
     def decode(self, data: bytes, header: Header, limits: ReadLimits, timeout_s: float) -> Pixels:
@@ -309,12 +321,32 @@ class _Child:
 
 def _environment() -> dict[str, str]:
     """What it needs to find the same packages; no key or token of this process's."""
-    paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
-    kept = {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
+    kept = {"PYTHONPATH": os.pathsep.join(_import_path())}
     if "LD_LIBRARY_PATH" in os.environ:
         kept["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
     # A thread for each core would take 8 MiB of addresses each, and none is ever used.
     return {**kept, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+
+
+def _import_path() -> list[str]:
+    """Where this process finds its packages, the user's among them, but for the current folder.
+
+    Python has made the entries of PYTHONPATH absolute, which the decoder, elsewhere, could not.
+    """
+    here = os.path.realpath(os.curdir)
+    found = [
+        entry
+        for entry in sys.path
+        if os.path.isabs(entry)
+        and os.path.exists(entry)
+        and os.path.realpath(entry) != here
+        # No way to write it is known to PYTHONPATH.
+        and os.pathsep not in entry
+    ]
+    # An import hook may have found this package, as one of editable installations does; and it may
+    # lie in the current folder.
+    own = str(Path(__file__).resolve().parents[2])
+    return found if own in found else [*found, own]
 
 
 def _is_open_for(end: int, event: int, timeout_s: float) -> bool:
@@ -336,8 +368,10 @@ def _shown(header: Header) -> str:
     return f"{header.width}x{header.height} ({header.format})"
 
 
-def _not_started(why: str) -> SetupError:
-    return SetupError(
+def _not_started(why: str, command: Sequence[str]) -> NoDecoderError:
+    """The error, whose words a client may be told; which program it is, is for the log alone."""
+    logger.warning("a decoder does not start (%s): %s", command[0], why)
+    return NoDecoderError(
         f"pictures cannot be decoded: the decoder's process does not start: {why}.",
         fix="See the log, and whether memory and processes are left.",
     )

@@ -23,6 +23,8 @@ class ReadLimits:
             (67 million) lets a phone's 64-megapixel picture (9248x6936) in, which takes 0.5 GiB
             while it is read as JPEG (more with alpha), and stays below the 89 million from which
             Pillow warns. Whatever is set here, Pillow itself refuses more than 178 million.
+        max_side: most pixels of one side; a JPEG can have no more, and a picture that is all side
+            is large in one direction whatever it is scaled to.
         max_frames: most frames of an animated WebP or PNG; the first one is used.
         allow_files: whether a text may name a file on this machine. A server sets False, since its
             callers must not read its disk; then the answer does not say whether a file exists.
@@ -36,6 +38,7 @@ class ReadLimits:
 
     max_bytes: int = 32 * 2**20
     max_pixels: int = 2**26
+    max_side: int = 65_535
     max_frames: int = 1
     allow_files: bool = True
     allow_private_addresses: bool = False

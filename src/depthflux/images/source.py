@@ -44,7 +44,7 @@ from depthflux.images.pixels import (
     split_pixels,
     turn_upright,
 )
-from depthflux.images.text import bytes_of_path, bytes_of_text, is_url
+from depthflux.images.text import Given, bytes_of_path, bytes_of_text, is_url
 
 ALLOWED = (
     "a PNG, JPEG or WebP picture as path, http(s) URL, data URI, base64 or bytes, a PIL image, "
@@ -136,27 +136,18 @@ def read_image(
     """
     if isinstance(source, SourceImage):
         return source
-    origin = show(source)
+    shown = show(source)
     try:
         if isinstance(source, Image.Image):
             return _from_image(source, limits, "PIL image")
         if isinstance(source, np.ndarray):
-            origin = "a numpy array"
-            _check_array(source, limits)
-            return _from_image(image_of_array(source), limits, "numpy array")
-        if isinstance(source, bytes | bytearray | memoryview):
-            origin = f"{memoryview(source).nbytes} bytes"
-            return _from_data(bytes(source), limits, "bytes", decoder)
-        if isinstance(source, os.PathLike):
-            origin = repr(path := os.fsdecode(source))
-            return _from_data(bytes_of_path(path, limits), limits, path, decoder)
-        if isinstance(source, str):
-            given = bytes_of_text(source, limits=limits, field=field)
-            origin = given.shown
-            return _from_data(given.load(), limits, given.origin, decoder)
+            shown = "a numpy array"
+            return _from_array(source, limits)
+        given = _given(source, limits, field)
+        shown = given.shown
+        return _from_data(given.load(), limits, given.origin, decoder)
     except PictureProblemError as problem:
-        raise _unreadable(field, origin, problem) from problem
-    raise _unreadable(field, origin, PictureProblemError("is no picture", f"give {ALLOWED}"))
+        raise _unreadable(field, shown, problem) from problem
 
 
 def inspect_picture(
@@ -226,6 +217,19 @@ def _read_header(data: bytes, limits: ReadLimits) -> Header:
     return header
 
 
+def _given(source: object, limits: ReadLimits, field: str) -> Given:
+    """Where a file's bytes come from; nothing is read yet."""
+    if isinstance(source, bytes | bytearray | memoryview):
+        size = memoryview(source).nbytes
+        return Given(origin="bytes", shown=f"{size} bytes", load=lambda: bytes(source))
+    if isinstance(source, os.PathLike):
+        path = os.fsdecode(source)
+        return Given(origin=path, shown=repr(path), load=lambda: bytes_of_path(path, limits))
+    if isinstance(source, str):
+        return bytes_of_text(source, limits=limits, field=field)
+    raise PictureProblemError("is no picture", f"give {ALLOWED}")
+
+
 def _from_data(data: bytes, limits: ReadLimits, origin: str, decoder: Decoder) -> SourceImage:
     header = _read_header(data, limits)
     # Only what is kept is ever decoded: no parser of EXIF, XMP, texts or profiles sees the file.
@@ -264,6 +268,12 @@ def _from_image(image: Image.Image, limits: ReadLimits, origin: str) -> SourceIm
     )
 
 
+def _from_array(array: NDArray[Any], limits: ReadLimits) -> SourceImage:
+    if array.ndim in (2, 3):
+        _check_size(array.shape[1], array.shape[0], limits)
+    return _from_image(image_of_array(array), limits, "numpy array")
+
+
 def _check_header(header: Header, limits: ReadLimits) -> None:
     _check_size(header.width, header.height, limits)
     if header.frames > limits.max_frames:
@@ -272,14 +282,14 @@ def _check_header(header: Header, limits: ReadLimits) -> None:
         )
 
 
-def _check_array(array: NDArray[Any], limits: ReadLimits) -> None:
-    if array.ndim in (2, 3):
-        _check_size(array.shape[1], array.shape[0], limits)
-
-
 def _check_size(width: int, height: int, limits: ReadLimits) -> None:
     if width < 1 or height < 1:
         raise PictureProblemError(f"has no pixels ({width}x{height})")
+    if max(width, height) > limits.max_side:
+        raise PictureProblemError(
+            f"has {width}x{height} pixels",
+            f"at most {limits.max_side} are read in one direction; make it smaller",
+        )
     if width * height > limits.max_pixels:
         raise PictureProblemError(
             f"has {width}x{height} pixels",

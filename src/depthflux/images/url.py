@@ -19,13 +19,26 @@ _AUTHORITY = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([a-zA-Z0-9._-]+))(?::([0-9]{1
 #: of surrogate pairs are no text at all.
 _AMBIGUOUS = re.compile(r"[\x00-\x20\x7f-\xa0\\\ud800-\udfff]")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-#: Ports of protocols that take each line for a command, so that a request of ours could be one:
-#: FTP, SSH, telnet, mail, news, IRC, printers, Redis, memcached. Browsers keep such a list, too
-#: (Fetch, 2.9 "port blocking"), without the last three.
-_LINE_PORTS = frozenset(
-    {20, 21, 22, 23, 25, 109, 110, 119, 143, 465, 512, 513, 514, 515, 563, 587, 601, 989, 990, 993}
-    | {995, 2049, 4190, 6000, 6665, 6666, 6667, 6668, 6669, 6697, 6379, 9100, 11211}
-)
+#: Ports that are another protocol's. Most of these take each line for a command, so that a request
+#: of ours could be one; shells, NFS and X11 do not, but nobody's pictures are there.
+_PORTS_OF = {
+    "FTP": (20, 21, 989, 990),
+    "SSH": (22,),
+    "telnet": (23,),
+    "mail: SMTP, POP, IMAP, Sieve": (25, 109, 110, 143, 465, 587, 993, 995, 4190),
+    "news": (119, 563),
+    "remote shells: exec, login, shell": (512, 513, 514),
+    "printers: LPD": (515,),
+    "syslog": (601,),
+    "NFS": (2049,),
+    "X11": (6000,),
+    "IRC": (6665, 6666, 6667, 6668, 6669, 6697),
+    # Browsers block those above, too (Fetch, 2.9 "port blocking"), but not these.
+    "Redis": (6379,),
+    "printers: PJL": (9100,),
+    "memcached": (11211,),
+}
+_OTHERS_PORTS = frozenset(port for ports in _PORTS_OF.values() for port in ports)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +95,7 @@ def parse_url(url: str) -> Target:
             "the URL's host or port is no plain one",
             "write host names in ASCII (xn--…) and ports from 1 to 65535",
         )
-    if port in _LINE_PORTS:
+    if port in _OTHERS_PORTS:
         raise PictureProblemError(
             f"port {port} is another protocol's", "use a port that a web server listens on"
         )

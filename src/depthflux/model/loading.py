@@ -240,7 +240,7 @@ def open_component(component: Component) -> Any:
         WeightsCorruptError: it is damaged, does not fit or names code; everything is named.
     """
     if component.path is not None and not component.is_single:
-        refuse_code(component.path)
+        refuse_code(component.path, fix="Delete those lines or files.")
     with _quiet_libraries():
         return OPENED_BY[component.kind.name](component)
 

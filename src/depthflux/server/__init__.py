@@ -8,12 +8,16 @@ Processes of two kinds share one folder:
                 openapi      its description; links, refusals, request_schema; methods
                 gate         refuses what web pages of others send; hosts reads names
                 bodies       how much of all bodies is in memory; parsing reads a JSON one
-                intake       what comes in: submissions and uploads; disk keeps room
+                sending      large answers in pieces, as fast as they are taken
+                judging      what comes in: submissions and uploads; intake writes them, where
+                             disk keeps room
                 service      all else that routes call; board, rates, metrics
-                supervisor   a worker for each device, kept running; messages is how they talk
+                supervisor   a worker for each device, kept running, in places; messages is how
+                             they talk
                 webhooks     tells clients of ends
     worker      worker       takes predictions, ends them once; taking is what its threads share
                 overtime     the longest time for a prediction; orders: how it is told to end
+                controls     control images: fetched or uploaded, decoded elsewhere
                 painting     the engine as its painter: the only room that imports torch
     the folder  database     SQLite: schema; rows, predictions, jobs, uploads, outbox; names
                 media        the pictures; locks: who may be in it

@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from depthflux.errors import BusyError, DepthFluxError, first_line
-from depthflux.server.bodies import Charging
+from depthflux.server.bodies import Bodies, Charging, room_for
 from depthflux.server.database import STORE_PROBLEMS
 from depthflux.server.errors import StoreError
 from depthflux.server.gate import Gate
@@ -77,11 +77,12 @@ def make_app(service: Service, keys: Keys) -> FastAPI:
             app.include_router(room.router, prefix=prefix)
     app.include_router(media.files)
     app.include_router(health.router)
-    document = describe(app, service.settings, needs_keys=len(keys) > 0)
+    document = describe(app, service.settings, PREFIXES, needs_keys=len(keys) > 0)
     app.openapi = lambda: document  # type: ignore[method-assign]
     for kind, handle in _HANDLERS.items():
         app.add_exception_handler(kind, handle)
-    app.add_middleware(Charging)
+    largest = predictions.most_bytes(service.limits)
+    app.add_middleware(Charging, bodies=Bodies(most=room_for(largest)))
     # The one that is added last is the outermost: what the gate refuses is counted, too.
     app.add_middleware(Gate, settings=service.settings)
     app.add_middleware(Observed, metrics=service.metrics)

@@ -7,13 +7,26 @@ looks there, too, now and then. Knows nothing of who tells it.
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+#: Who may wait for ends at a time, where nothing else is said.
+MOST_WAITING = 512
 
 
 class Board:
     """Progress, and waiting for ends."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_waiting: int = MOST_WAITING, most_of_one: int = MOST_WAITING) -> None:
+        """Begin with nothing running.
+
+        Args:
+            most_waiting: how many may have a seat at a time.
+            most_of_one: how many of one owner's.
+        """
+        self._most_waiting, self._most_of_one = most_waiting, most_of_one
+        self._seats: Counter[str] = Counter()
         self._steps: dict[str, tuple[int, int]] = {}
         self._waiting: dict[str, set[asyncio.Event]] = defaultdict(set)
 
@@ -36,6 +49,27 @@ class Board:
         for events in self._waiting.values():
             for event in events:
                 event.set()
+
+    @contextmanager
+    def seat(self, owner: str) -> Iterator[bool]:
+        """Be one of those who may wait; each keeps a connection from everybody else.
+
+        Args:
+            owner: for whom is waited.
+
+        Yields:
+            Whether there is a seat; it is given back at the end.
+        """
+        if self._seats.total() >= self._most_waiting or self._seats[owner] >= self._most_of_one:
+            yield False
+            return
+        self._seats[owner] += 1
+        try:
+            yield True
+        finally:
+            self._seats[owner] -= 1
+            if not self._seats[owner]:
+                del self._seats[owner]
 
     async def wait(self, id: str, timeout_s: float) -> None:
         """Return when a prediction has ended, at the latest after some seconds."""

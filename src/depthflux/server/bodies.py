@@ -1,13 +1,16 @@
 """How much of all bodies is in memory at a time, and how many large ones are worked on.
 
 A body is charged as its bytes come, since what it announces is only said. It is given back when the
-route says that it is dealt with, and at the latest with the answer, however that comes about.
+route says that it is dealt with, and at the latest with the answer, however that comes about. A
+large answer that is in memory is charged like a body, until it has been taken.
 Knows nothing of what is in a body.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from typing import Any
 
 from starlette.requests import Request
@@ -16,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from depthflux.images.limits import megabytes
 from depthflux.server.errors import CrowdedError
 
-#: All bodies together; some of the largest at a time.
+#: All bodies together; some of the largest at a time, see `room_for`.
 MOST_BYTES = 256 * 2**20
 #: Charged nothing: with as many connections as there may be they are 64 MB.
 FREE_BYTES = 64 * 1024
@@ -27,7 +30,15 @@ MOST_LARGE = 2
 #: When a client may try again, in seconds: a body takes about as long to come.
 _RETRY_S = 5.0
 
-_KEY = "depthflux.body"
+_KEY, _ANSWER_KEY = "depthflux.body", "depthflux.answer"
+
+
+def room_for(largest: int) -> int:
+    """Bytes that all bodies may have together where the largest that is taken has so many.
+
+    Two of it at least: one must get in while another comes.
+    """
+    return max(MOST_BYTES, 2 * largest)
 
 
 class Bodies:
@@ -78,14 +89,18 @@ class Body:
         await self._bodies.turns.acquire()
         self._has_turn = True
 
+    def end_turn(self) -> None:
+        """Let another one have the turn; what is kept of the body is still charged."""
+        if self._has_turn:
+            self._has_turn = False
+            self._bodies.turns.release()
+
     def give_back(self) -> None:
         """Charge nothing any more, and let another one have the turn; again, it does nothing."""
         self._is_over = True
         self._bodies.charged -= self._charged
         self._charged = 0
-        if self._has_turn:
-            self._has_turn = False
-            self._bodies.turns.release()
+        self.end_turn()
 
 
 class Charging:
@@ -100,6 +115,7 @@ class Charging:
             await self._app(scope, receive, send)
             return
         body = scope[_KEY] = Body(self._bodies)
+        answer = scope[_ANSWER_KEY] = Body(self._bodies)
 
         async def charged() -> Message:
             message = await receive()
@@ -110,6 +126,7 @@ class Charging:
             await self._app(scope, charged, send)
         finally:
             body.give_back()
+            answer.give_back()
 
 
 async def take_turn(request: Request) -> None:
@@ -118,12 +135,54 @@ async def take_turn(request: Request) -> None:
         await body.take_turn()
 
 
+def end_turn(request: Request) -> None:
+    """Say that a request's body is parsed and checked; what comes of it may be written slowly."""
+    if (body := _body_of(request)) is not None:
+        body.end_turn()
+
+
 def give_back(request: Request) -> None:
     """Say that a request's body is dealt with, and nothing of it is kept in memory."""
     if (body := _body_of(request)) is not None:
         body.give_back()
 
 
-def _body_of(request: Request) -> Body | None:
-    found: Any = request.scope.get(_KEY)
+def charge_answer(request: Request, size: int) -> None:
+    """Charge a request's answer until it has been sent.
+
+    Args:
+        request: whose.
+        size: of the answer, in bytes.
+
+    Raises:
+        CrowdedError: others' bodies and answers leave no room for it.
+    """
+    if (body := _body_of(request, _ANSWER_KEY)) is not None:
+        body.add(size)
+
+
+@contextlib.asynccontextmanager
+async def making_answer(request: Request, size: int) -> AsyncIterator[None]:
+    """Charge a request's answer, and make it meanwhile: a few large ones at a time.
+
+    Args:
+        request: whose.
+        size: of the answer, in bytes, as far as is known before.
+
+    Raises:
+        CrowdedError: others' bodies and answers leave no room for it.
+    """
+    charge_answer(request, size)
+    body = _body_of(request, _ANSWER_KEY)
+    try:
+        if body is not None:
+            await body.take_turn()
+        yield
+    finally:
+        if body is not None:
+            body.end_turn()
+
+
+def _body_of(request: Request, key: str = _KEY) -> Body | None:
+    found: Any = request.scope.get(key)
     return found if isinstance(found, Body) else None

@@ -1,8 +1,9 @@
 """All connections together: how many there may be, which gives way, and when each is looked at.
 
 Whoever only waits gives way to whoever comes, the longest waiting first, so that idle connections
-keep nobody out; a request that is whole is never given up for another. Every connection is looked
-at once a second, which is cheaper than a timer for each.
+keep nobody out; a request that is whole is never given up for another, nor is one whose answer
+waits to be taken. Every connection is looked at once a second, which is cheaper than a timer for
+each.
 
 Knows nothing of HTTP, and not what is right for a connection to do: it looks at its own clock.
 """
@@ -10,11 +11,14 @@ Knows nothing of HTTP, and not what is right for a connection to do: it looks at
 from __future__ import annotations
 
 import asyncio
+import logging
 import resource
 from collections import OrderedDict
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
+
+logger = logging.getLogger("depthflux")
 
 #: Files that a process may have open at most: more would be of no use, and some systems allow
 #: a thousand million.
@@ -63,11 +67,10 @@ class Patience:
 
 
 class Waiting(Enum):
-    """What a connection keeps the server waiting for; which gives way first is the order."""
+    """What makes a connection one that only waits; which gives way first is the order."""
 
     HEAD = "a request, or the rest of its headers"
     BODY = "the rest of a body"
-    READER = "the client to take its answer"
 
 
 class Member(Protocol):
@@ -115,7 +118,7 @@ class Crowd:
         return is_in
 
     def place(self, member: Member, kind: Waiting | None) -> None:
-        """Say what a connection keeps the server waiting for; None: nothing, it is served."""
+        """Say what of a request the server waits for; None: of nothing, it is served."""
         if member not in self._members or (before := self._members[member]) is kind:
             return
         if before is not None:
@@ -148,13 +151,19 @@ class Crowd:
         return False
 
     def _look_at_all(self) -> None:
-        # First, so that no error of a connection's ends the looking.
         self._timer = None
         if self._members or self._leaving:
             self._set_timer()
-        now = asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
+        now = loop.time()
         for member in [*self._members, *self._leaving]:
-            member.look(now)
+            try:
+                member.look(now)
+            except Exception:  # whatever is wrong with one, those behind it are looked at
+                logger.exception("A connection is ended, since looking at it failed.")
+                self.leave(member)
+                # In a turn of its own: what is broken may fail in this, too.
+                loop.call_soon(member.give_way)
 
     def _set_timer(self) -> None:
         loop = asyncio.get_running_loop()
@@ -177,5 +186,6 @@ def make_room(wanted: int = Patience.connections) -> int:
     if soft < most:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
         soft = most
-    # A quarter where even that is little: the files that are kept are kept for bad days.
-    return min(wanted, max(soft - _KEPT_FILES, soft // 4))
+    # Two files for each: its own, and a picture that is being sent on it. A quarter where even that
+    # is little: the files that are kept are kept for bad days.
+    return min(wanted, max((soft - _KEPT_FILES) // 2, soft // 4))

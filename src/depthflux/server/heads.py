@@ -21,6 +21,8 @@ _VERSIONS = ("1.0", "1.1")
 _TARGETS = (b"/", b"http://", b"https://")
 #: Headers of a request to talk in another protocol, which is not done.
 _UPGRADING = (b"upgrade", b"http2-settings")
+#: What only proxies are asked: to hand all that follows on to somebody else.
+_TUNNELLING = b"CONNECT"
 
 
 class Heads(HttpToolsProtocol):
@@ -51,6 +53,8 @@ class Heads(HttpToolsProtocol):
         self._parsed = self._head_size = 0
         #: The head of a request to talk in another protocol, without that.
         self._plain_head = b""
+        #: Whether it is what is being parsed.
+        self._is_plain = False
 
     def parse(self, data: bytes) -> None:
         """Parse what has come, and no byte more than is allowed."""
@@ -61,21 +65,23 @@ class Heads(HttpToolsProtocol):
                 return
             # A header is kept by the parser until it is whole: it gets no more than is allowed.
             piece = data[:room] if self.awaits_head else data
-            self._parse_piece(piece)
-            data = data[len(piece) :]
+            data = self._parse_piece(piece) + data[len(piece) :]
 
-    def _parse_piece(self, piece: bytes) -> None:
-        before = self._parsed
+    def _parse_piece(self, piece: bytes) -> bytes:
+        """Parse a piece; what of it is to be parsed anew comes back."""
+        before, rest = self._parsed, b""
         try:
             self.parser.feed_data(piece)
         except httptools.HttpParserUpgrade as upgrade:
-            self._parse_without_upgrade(piece[upgrade.args[0] :])
+            self._parse_plain_head()
+            rest = piece[upgrade.args[0] :]
         except httptools.HttpParserCallbackError:
             self.problem = self.problem or (400, "the request target cannot be read.")
         except httptools.HttpParserError as error:
             # Its words are the parser's own: nothing in them is the caller's.
             self.problem = 400, f"the request is no HTTP/1.1: {error}."
         self.unparsed = 0 if self._parsed != before else self.unparsed + len(piece)
+        return rest
 
     # What the parser calls ------------------------------------------------------------------
 
@@ -104,6 +110,9 @@ class Heads(HttpToolsProtocol):
         """A head is whole: its request goes to the application, or waits behind others."""
         self._require_plain()
         if self.parser.should_upgrade():
+            if self._is_plain:
+                # It would come back here for ever.
+                self.deny(400, "the request to talk in another protocol cannot be read.")
             self._plain_head = self._head_without_upgrade()
             return
         self.body_size = 0
@@ -138,6 +147,8 @@ class Heads(HttpToolsProtocol):
         version = self.parser.get_http_version()
         if version not in _VERSIONS:
             self.deny(400, "HTTP/1.1 and HTTP/1.0 are spoken here.")
+        if self.parser.get_method() == _TUNNELLING:
+            self.deny(400, "CONNECT is for proxies, and this is none; ask with GET or POST.")
         if not self.url.lower().startswith(_TARGETS):
             self.deny(400, "the request target has to be a path, such as /livez.")
         codings = [value.lower() for name, value in self.headers if name == b"transfer-encoding"]
@@ -167,10 +178,10 @@ class Heads(HttpToolsProtocol):
                 lines.append(name + b": " + value)
         return b"\r\n".join([*lines, b"", b""])
 
-    def _parse_without_upgrade(self, rest: bytes) -> None:
+    def _parse_plain_head(self) -> None:
         self.parser = httptools.HttpRequestParser(self)
         # As uvicorn does: what follows a last request is passed over.
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._is_plain = True
         self._parse_piece(self._plain_head)
-        if rest and self.problem is None:
-            self._parse_piece(rest)
+        self._is_plain = False

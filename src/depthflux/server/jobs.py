@@ -13,9 +13,9 @@ import json
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import BigInteger, Connection, bindparam, func, select, text, update
+from sqlalchemy import BigInteger, Connection, Select, bindparam, func, select, text, update
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from depthflux.server.database import Database
@@ -53,28 +53,46 @@ _FIRST = (
     .order_by(func.coalesce(turns.c.turn, 0), predictions.c.number)
     .limit(1)
 )
-_NEXT = select(predictions.c.attempts).where(predictions.c.number == _FIRST.scalar_subquery())
-_OLDEST = (
-    # Where several may write at a time, another one's choice is passed over.
-    _FIRST.with_for_update(skip_locked=True, of=predictions).scalar_subquery()
-)
+_IS_HERE = predictions.c.control_url == ""
 # As text, since both databases have it, but SQLAlchemy only under the names of each.
 _NOTE_TURN = text(
     "INSERT INTO turns (owner, turn) "
     "VALUES (:owner, (SELECT coalesce(max(turn), 0) + 1 FROM turns)) "
     "ON CONFLICT (owner) DO UPDATE SET turn = excluded.turn"
 )
-_CLAIM = (
-    update(predictions)
-    .where(predictions.c.number == _OLDEST, predictions.c.status == "created")
-    .values(
-        status="processing",
-        lease=bindparam("new_lease"),
-        attempts=predictions.c.attempts + 1,
-        started_at=func.coalesce(predictions.c.started_at, bindparam("now", type_=BigInteger)),
+
+
+class _Taking(NamedTuple):
+    """Statements about the prediction whose turn it is: how often it was begun; taking it up."""
+
+    next: Select[Any]
+    claim: ReturningUpdate[Any]
+
+
+def _taking(first: Select[Any]) -> _Taking:
+    # Where several may write at a time, another one's choice is passed over.
+    free = first.with_for_update(skip_locked=True, of=predictions)
+    number, attempts = predictions.c.number, predictions.c.attempts
+    return _Taking(
+        next=select(attempts).where(number == first.scalar_subquery()),
+        claim=update(predictions)
+        .where(number == free.scalar_subquery(), predictions.c.status == "created")
+        .values(
+            status="processing",
+            lease=bindparam("new_lease"),
+            attempts=attempts + 1,
+            started_at=func.coalesce(predictions.c.started_at, bindparam("now", type_=BigInteger)),
+        )
+        .returning(predictions),
     )
-    .returning(predictions)
+
+
+# Three of each, since only the first finds whose turn it is without reading the rows that wait.
+_ANY = _taking(_FIRST)
+_HERE_OF_SOME = _taking(
+    _FIRST.where(_IS_HERE | predictions.c.owner.not_in(bindparam("owners", expanding=True)))
 )
+_HERE = _taking(_FIRST.where(_IS_HERE))
 
 
 @lru_cache
@@ -98,24 +116,35 @@ class Jobs:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def claim(self, lease: str) -> Stored | None:
+    def claim(self, lease: str, *, here_only_of: Collection[str] | None = ()) -> Stored | None:
         """Take up the prediction whose turn it is; None where none waits.
 
         Owners take turns; of an owner's it is the one that has waited longest.
+
+        Args:
+            lease: the worker's.
+            here_only_of: owners of whom only what has its control image here is taken up; what is
+                to be fetched keeps its turn. None: of all owners.
         """
+        taking, owners = _restricted(here_only_of)
+        given = {"new_lease": lease, "now": now_ms(), **owners}
         with self._database.writing() as connection:
-            row = connection.execute(_CLAIM, {"new_lease": lease, "now": now_ms()}).one_or_none()
+            row = connection.execute(taking.claim, given).one_or_none()
             if row is not None:
                 connection.execute(_NOTE_TURN, {"owner": row.owner})
         return None if row is None else stored(row)
 
-    def attempts_of_next(self) -> int | None:
+    def attempts_of_next(self, *, here_only_of: Collection[str] | None = ()) -> int | None:
         """How often the prediction was begun whose turn it is; None where none waits.
 
         Asked without taking a turn at writing.
+
+        Args:
+            here_only_of: as `claim` takes it.
         """
+        taking, owners = _restricted(here_only_of)
         with self._database.reading() as connection:
-            found: int | None = connection.scalar(_NEXT)
+            found: int | None = connection.scalar(taking.next, owners)
         return found
 
     def is_gone(self, id: str) -> bool:
@@ -189,6 +218,12 @@ class Jobs:
                 update(predictions).where(held, running).values(status="created", lease="")
             )
         return failed
+
+
+def _restricted(here_only_of: Collection[str] | None) -> tuple[_Taking, dict[str, list[str]]]:
+    if here_only_of is None:
+        return _HERE, {}
+    return (_HERE_OF_SOME, {"owners": list(here_only_of)}) if here_only_of else (_ANY, {})
 
 
 def _fail_where(connection: Connection, condition: Any, error: str) -> list[str]:

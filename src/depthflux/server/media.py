@@ -11,15 +11,26 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 import time
 from collections.abc import Callable
+from io import FileIO
 from pathlib import Path
 
 from depthflux.errors import OutputError
-from depthflux.files import flush_file, is_regular, make_folder, read_regular, write_atomically
+from depthflux.files import (
+    flush_file,
+    is_regular,
+    make_folder,
+    open_regular,
+    read_regular,
+    write_atomically,
+)
 from depthflux.server.errors import StoreError
 from depthflux.server.names import is_file_name
+
+logger = logging.getLogger("depthflux")
 
 #: A file that no row names may be about to get its row; older ones are not.
 _SWEEP_AGE_S = 3600.0
@@ -65,6 +76,32 @@ class Media:
         _write(self.uploads / name, data, flush=flush)
         return hashlib.sha256(data).hexdigest()
 
+    def keep_output(self, name: str, new_name: str) -> bytes | None:
+        """Keep a finished picture as a control image, too; it stays when the other is deleted.
+
+        Args:
+            name: the finished picture's.
+            new_name: the control image's; on the disk as after `write_upload` without a flush.
+
+        Returns:
+            Its bytes; None where there is no such picture, or no more.
+
+        Raises:
+            StoreError, OSError: the disk refuses.
+        """
+        output, upload = self.outputs / name, self.uploads / new_name
+        try:
+            data = read_regular(output)
+            # A link is as old as what it leads to, and old ones that no row names yet are swept.
+            os.utime(output, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        try:
+            os.link(output, upload, follow_symlinks=False)
+        except OSError:  # deleted just now, or a disk that knows no links or no more of this file
+            _write(upload, data, flush=False)
+        return data
+
     def flush_upload(self, name: str) -> None:
         """Return once a control image is on the disk.
 
@@ -92,6 +129,19 @@ class Media:
         except FileNotFoundError:  # deleted just now
             return None
 
+    def open(self, name: str) -> FileIO | None:
+        """The file of this name, opened for reading; whoever asks closes it. None as `read`."""
+        path = self.find(name)
+        try:
+            return None if path is None else open_regular(path)
+        except FileNotFoundError:  # deleted just now
+            return None
+
+    def size_of_outputs(self, names: list[str]) -> int:
+        """How many bytes finished pictures have together; what is gone has none."""
+        paths = [self.outputs / name for name in names]
+        return sum(path.lstat().st_size for path in paths if is_regular(path))
+
     def read_outputs(self, names: list[str]) -> list[bytes]:
         """The bytes of finished pictures.
 
@@ -101,14 +151,12 @@ class Media:
         return [read_regular(self.outputs / name) for name in names]
 
     def remove_outputs(self, names: list[str]) -> None:
-        """Delete finished pictures, as far as they are there."""
-        for name in names:
-            (self.outputs / name).unlink(missing_ok=True)
+        """Delete finished pictures, as far as they are there and the disk lets them go."""
+        _remove(self.outputs, names)
 
     def remove_uploads(self, names: list[str]) -> None:
-        """Delete control images, as far as they are there."""
-        for name in names:
-            (self.uploads / name).unlink(missing_ok=True)
+        """Delete control images, as far as they are there and the disk lets them go."""
+        _remove(self.uploads, names)
 
     def remove_partial_uploads(self) -> None:
         """Delete what a killed server has not written whole; only while no other server runs."""
@@ -140,18 +188,40 @@ def _write(path: Path, data: bytes, *, flush: bool) -> None:
         raise StoreError(f"a picture cannot be written just now: {reason}.") from error
 
 
+def _remove(folder: Path, names: list[str]) -> None:
+    problems = []
+    for name in names:
+        try:
+            (folder / name).unlink(missing_ok=True)
+        except OSError as error:
+            problems.append(error)
+    if problems:
+        # Nobody is told: their rows are gone, and what is left is swept away later.
+        logger.error(
+            "%d of %d files in %s cannot be deleted just now: %s",
+            len(problems),
+            len(names),
+            folder.name,
+            problems[0].strerror,
+        )
+
+
 def _remove_partial(folder: Path) -> None:
     # Files are written under names with a dot in front, see depthflux.files.
     for path in folder.glob(".*"):
-        if path.is_file():
+        if path.is_symlink() or not path.is_dir():
             path.unlink(missing_ok=True)
 
 
 def _sweep(folder: Path, known: Callable[[], set[str]]) -> int:
     before = time.time() - _SWEEP_AGE_S
     with os.scandir(folder) as entries:
+        # A link itself, whatever it leads to, and be it nowhere.
         old = [
-            entry.name for entry in entries if entry.is_file() and entry.stat().st_mtime < before
+            entry.name
+            for entry in entries
+            if not entry.is_dir(follow_symlinks=False)
+            and entry.stat(follow_symlinks=False).st_mtime < before
         ]
     names = known() if old else set()
     left = [name for name in old if name not in names and name.partition("-")[0] not in names]

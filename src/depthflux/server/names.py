@@ -20,8 +20,12 @@ FILE_NAME = re.compile(r"[A-Za-z0-9_]{32}(-[0-9])?\.(png|jpeg|webp)", re.ASCII)
 
 _ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
+#: What an Idempotency-Key may be; blanks at its ends are not part of a header's value.
+KEY = re.compile(r"[!-~]([ -~]{0,253}[!-~])?", re.ASCII)
+
 #: The same as patterns of JSON schema, which are looked for anywhere unless they say otherwise.
 ID_PATTERN, FILE_NAME_PATTERN = f"^{_ID.pattern}$", f"^{FILE_NAME.pattern}$"
+KEY_PATTERN = f"^{KEY.pattern}$"
 WORD_PATTERN = "^[A-Za-z0-9_]{32}$"
 
 
@@ -65,6 +69,11 @@ def is_id(text: str) -> bool:
 def is_file_name(name: str) -> bool:
     """Whether it could be the name of an output or an upload."""
     return FILE_NAME.fullmatch(name) is not None
+
+
+def is_output_name(name: str) -> bool:
+    """Whether the name of a file is an output's, which has a picture's index, and no upload's."""
+    return "-" in name
 
 
 def now_ms() -> int:

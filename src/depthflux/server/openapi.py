@@ -7,6 +7,7 @@ Knows nothing of what the routes do.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from fastapi import FastAPI
@@ -50,7 +51,7 @@ PICTURE_CONTENT: dict[str, Any] = {
 NO_KEY: dict[str, Any] = {"security": []}
 
 _ABOUT = """Answers like the hosted endpoint `wavespeed-ai/flux-control-lora-depth`: its clients \
-work with only the base URL changed. `/api/v2` and `/api/v3` are alike."""
+work with only the base URL changed. {prefixes} are alike."""
 
 _TAGS = {
     "predictions": "Submit, read, list, cancel, delete.",
@@ -104,18 +105,21 @@ def query_of(model: type[BaseModel]) -> dict[str, Any]:
     return {"parameters": parameters}
 
 
-def describe(app: FastAPI, settings: ServerSettings, *, needs_keys: bool) -> dict[str, Any]:
+def describe(
+    app: FastAPI, settings: ServerSettings, prefixes: Collection[str], *, needs_keys: bool
+) -> dict[str, Any]:
     """The OpenAPI document of an application.
 
     Args:
         app: whose routes.
         settings: which may allow less than the contract does.
+        prefixes: under which the same routes are found.
         needs_keys: whether API keys are asked for.
     """
     document = get_openapi(
         title="depthflux",
         version=depthflux.__version__,
-        description=_ABOUT,
+        description=_ABOUT.format(prefixes=" and ".join(f"`{one}`" for one in sorted(prefixes))),
         routes=app.routes,
         license_info={"name": "Apache License 2.0", "identifier": "Apache-2.0"},
         tags=[{"name": name, "description": words} for name, words in _TAGS.items()],
@@ -124,7 +128,7 @@ def describe(app: FastAPI, settings: ServerSettings, *, needs_keys: bool) -> dic
         for operation in methods.values():
             needs_key = needs_keys and operation.get("security") != []
             _finish(operation, document["components"]["schemas"], needs_key=needs_key)
-    for prefix in ("/api/v2", "/api/v3"):
+    for prefix in prefixes:
         add_links(document["paths"], prefix)
     document["components"] = {
         "schemas": _schemas(document, settings),

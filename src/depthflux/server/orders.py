@@ -13,6 +13,7 @@ import sys
 import threading
 from typing import IO, NoReturn, Protocol
 
+from depthflux.scratch import remove_scratch
 from depthflux.server.messages import Drain, FromServer, read_from_server
 
 #: Exit codes beside those of depthflux.errors; the server only logs them.
@@ -56,6 +57,7 @@ class Orders:
 
 def end(code: int) -> NoReturn:
     """End the process at once: some threads listen for ever, and a step may take long."""
+    remove_scratch()
     logging.shutdown()
     sys.stderr.flush()
     os._exit(code)

@@ -9,15 +9,16 @@ Knows nothing of HTTP.
 from __future__ import annotations
 
 import secrets as randomness
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from sqlalchemy import func, insert, or_, select, update
+from sqlalchemy import ColumnElement, func, insert, or_, select, update
 
 from depthflux.images.container import PictureProblemError
 from depthflux.images.url import parse_url
 from depthflux.server.database import Database
+from depthflux.server.names import now_ms
 from depthflux.server.rows import Stored, stored
 from depthflux.server.schema import predictions, secrets, webhooks
 
@@ -26,6 +27,8 @@ State = Literal["waiting", "delivered", "given_up"]
 #: What a webhook secret begins with; no part of the key that signs.
 SECRET_PREFIX = "whsec_"  # noqa: S105 - a prefix, no secret
 _SECRET_BYTES = 32
+#: By how much longer than its pause a letter may wait before the clock is held to be set back.
+SLACK_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,28 +88,26 @@ class Outbox:
             found: int | None = connection.scalar(query)
         return found
 
-    def bring_forward(self, now: int, pauses_s: Sequence[float]) -> int:
+    def bring_forward(self, pauses_s: Sequence[float], clock: Callable[[], int] = now_ms) -> int:
         """Let what is due later than its own pause can last be due now; how many that were.
 
-        The clock was set back since then, and they would wait by as much longer.
+        The clock was set back since then, and they would wait by as much longer. By some seconds
+        is not noticed: an attempt may have failed, and be noted, after this has read the clock.
 
         Args:
-            now: in milliseconds since 1970.
             pauses_s: after the first, second … failed attempt.
+            clock: tells the time in milliseconds since 1970.
         """
-        too_late = (webhooks.c.state == "waiting") & or_(
-            False,
-            *(
-                (webhooks.c.attempts == attempts) & (webhooks.c.next_at > now + round(1000 * pause))
-                for attempts, pause in enumerate(pauses_s, start=1)
-            ),
-        )
         # Asked without taking a turn at writing: hardly ever is there one.
+        found = select(webhooks.c.prediction).where(_is_too_late(clock(), pauses_s)).limit(1)
         with self._database.reading() as connection:
-            if connection.scalar(select(webhooks.c.prediction).where(too_late).limit(1)) is None:
+            if connection.scalar(found) is None:
                 return 0
         with self._database.writing() as connection:
-            return connection.execute(update(webhooks).where(too_late).values(next_at=now)).rowcount
+            # The turn may have been waited for.
+            now = clock()
+            too_late = update(webhooks).where(_is_too_late(now, pauses_s)).values(next_at=now)
+            return connection.execute(too_late).rowcount
 
     def note(self, id: str, *, state: State, next_at: int = 0, problem: str = "") -> None:
         """Note that a webhook was sent once more, and what became of it."""
@@ -145,6 +146,17 @@ class Outbox:
                 found = SECRET_PREFIX + randomness.token_hex(_SECRET_BYTES)
                 connection.execute(insert(secrets).values(owner=owner, webhook=found))
         return str(found)
+
+
+def _is_too_late(now: int, pauses_s: Sequence[float]) -> ColumnElement[bool]:
+    return (webhooks.c.state == "waiting") & or_(
+        False,
+        *(
+            (webhooks.c.attempts == attempts)
+            & (webhooks.c.next_at > now + round(1000 * (pause_s + SLACK_S)))
+            for attempts, pause_s in enumerate(pauses_s, start=1)
+        ),
+    )
 
 
 def host_of(url: str) -> str:

@@ -15,8 +15,12 @@ from collections.abc import Callable
 
 from depthflux.server.taking import Running
 
-#: How long one that was stopped may take to notice, in seconds: one step of the largest picture.
-GRACE_S = 15.0
+#: How long one that was stopped may take to notice, at least, in seconds. Compiling for a new size
+#: heeds no stop, and took 167 s on two busy cores; a hung worker costs no more than that.
+GRACE_S = 180.0
+#: And at least so many of its longest step: there are slow devices, and decoding, which heeds no
+#: stop either, takes longer there than a step.
+GRACE_STEPS = 5
 #: How often it is looked, in seconds.
 _LOOK_S = 0.2
 
@@ -38,7 +42,7 @@ class Overtime:
             running: what was taken.
             limit_s: longest time for a prediction.
             give_up: called with the id of one that was painted on after its stop.
-            grace_s: how long it may do that.
+            grace_s: how long it may do that, at least; longer where its steps take long.
         """
         self._running, self._limit_s, self._grace_s = running, limit_s, grace_s
         self._give_up = give_up
@@ -60,7 +64,8 @@ class Overtime:
         self._stopped_at = {id: self._stopped_at.get(id, now) for id in late}
         for id, since in self._stopped_at.items():
             self._running.stop_late(id)
-            if now - since > self._grace_s and self._running.is_painting(id):
+            grace_s = max(self._grace_s, GRACE_STEPS * self._running.longest_step_s(id))
+            if now - since > grace_s and self._running.is_painting(id):
                 self._give_up(id)
 
 

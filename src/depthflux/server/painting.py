@@ -33,9 +33,14 @@ class EnginePainter:
             ReadLimits.from_settings(engine.settings.values), allow_files=False
         )
 
-    def paint(self, request: GenerationRequest, on_step: Callable[[int, int], None]) -> Prediction:
+    def paint(
+        self,
+        request: GenerationRequest,
+        on_step: Callable[[int, int], None],
+        on_begin: Callable[[], None],
+    ) -> Prediction:
         """Make the pictures of a request; the engine lets one thread paint at a time."""
-        return self._engine.generate(request, on_step=on_step)
+        return self._engine.generate(request, on_step=on_step, on_begin=on_begin)
 
     def is_broken_by(self, error: Exception) -> bool:
         """Ask the device: after a kernel's error CUDA refuses every call, whoever has met it first.

@@ -138,17 +138,11 @@ class Predictions:
             conditions.append(predictions.c.created_at >= created_after)
         if created_before is not None:
             conditions.append(predictions.c.created_at < created_before)
+        count = select(func.count()).select_from(predictions).where(*conditions)
+        newest = select(predictions).where(*conditions).order_by(predictions.c.number.desc())
         with self._database.reading() as connection:
-            total = connection.scalar(
-                select(func.count()).select_from(predictions).where(*conditions)
-            )
-            rows = connection.execute(
-                select(predictions)
-                .where(*conditions)
-                .order_by(predictions.c.number.desc())
-                .limit(size)
-                .offset((page - 1) * size)
-            ).all()
+            total = connection.scalar(count)
+            rows = connection.execute(newest.limit(size).offset((page - 1) * size)).all()
         return Page(items=[stored(row) for row in rows], total=total or 0)
 
     def cancel(self, id: str, owner: str) -> tuple[Stored, bool] | None:
@@ -298,8 +292,11 @@ def _values(new: NewPrediction) -> dict[str, Any]:
 
 
 def _brought_before(connection: Connection, owner: str, once: Idempotency) -> Stored | None:
+    # In one statement: between two, the prediction could be deleted.
     before = connection.execute(
-        select(idempotency).where(idempotency.c.owner == owner, idempotency.c.key == once.key)
+        select(predictions, idempotency.c.fingerprint)
+        .join(idempotency, idempotency.c.prediction == predictions.c.id)
+        .where(idempotency.c.owner == owner, idempotency.c.key == once.key)
     ).one_or_none()
     if before is None:
         return None
@@ -311,8 +308,7 @@ def _brought_before(connection: Connection, owner: str, once: Idempotency) -> St
             value=once.key,
             allowed="a key for each request",
         )
-    row = connection.execute(select(predictions).where(predictions.c.id == before.prediction)).one()
-    return stored(row)
+    return stored(before)
 
 
 def _require_room(connection: Connection, owner: str, caps: Caps) -> None:

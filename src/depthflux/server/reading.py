@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
 from depthflux.contract.fields import findings
@@ -116,25 +116,11 @@ async def read_file(request: Request, most: int) -> tuple[str, bytes]:
         InvalidParameterError: it is a broken one, or has no such file.
         TooLargeError: it has too many bytes.
     """
-    kind = _kind_of(request)
-    if kind != "multipart/form-data":
-        raise UnsupportedBodyError(
-            f"Content-Type={show(kind)} is not taken here; send multipart/form-data with the "
-            "picture as its field file.",
-            field="Content-Type",
-            value=kind,
-            allowed="multipart/form-data",
-        )
+    _require_form(request)
     bounded = Request(request.scope, _bounded(request, most + _MULTIPART_EXTRA_BYTES, most))
     try:
         async with bounded.form(max_files=1, max_fields=8, max_part_size=SMALL_BYTES) as form:
-            file = form.get("file")
-            if not isinstance(file, UploadFile):
-                raise InvalidParameterError(
-                    "file: is required; allowed: the picture as the multipart field file.",
-                    field="file",
-                    allowed="a file",
-                )
+            file = _file_of(form)
             if (file.size or 0) > most:
                 raise _too_large(most)
             name = (file.filename or "").encode("utf-8", "replace").decode()
@@ -152,6 +138,29 @@ async def read_file(request: Request, most: int) -> tuple[str, bytes]:
             "file.",
             field="file",
         ) from None
+
+
+def _require_form(request: Request) -> None:
+    kind = _kind_of(request)
+    if kind != "multipart/form-data":
+        raise UnsupportedBodyError(
+            f"Content-Type={show(kind)} is not taken here; send multipart/form-data with the "
+            "picture as its field file.",
+            field="Content-Type",
+            value=kind,
+            allowed="multipart/form-data",
+        )
+
+
+def _file_of(form: FormData) -> UploadFile:
+    file = form.get("file")
+    if not isinstance(file, UploadFile):
+        raise InvalidParameterError(
+            "file: is required; allowed: the picture as the multipart field file.",
+            field="file",
+            allowed="a file",
+        )
+    return file
 
 
 def _bounded(request: Request, most: int, said: int) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from depthflux.contract import GenerationRequest
-from depthflux.server.intake import MAX_PROMPT_CHARACTERS, MAX_URL_CHARACTERS
+from depthflux.server.judging import MAX_PROMPT_CHARACTERS, MAX_URL_CHARACTERS
 from depthflux.server.settings import ServerSettings
 
 #: 512 to 1536, as a pattern; a test compares it with the declared limits.

@@ -22,6 +22,7 @@ from depthflux.server.database import Database
 from depthflux.server.documents import Readiness, ServedPrediction
 from depthflux.server.errors import NotFoundError
 from depthflux.server.intake import Intake
+from depthflux.server.judging import Judging
 from depthflux.server.media import Media
 from depthflux.server.metrics import Metrics
 from depthflux.server.names import now_ms
@@ -58,7 +59,8 @@ class Service:
         predictions: those in it.
         uploads: those in it.
         outbox: the webhooks in it.
-        intake: takes in submissions and uploads.
+        judging: judges submissions and uploads.
+        intake: takes them in.
         rates: how often each key may ask.
         limits: within which control images are read.
         is_draining: whether nothing new is taken.
@@ -87,9 +89,9 @@ class Service:
         self.is_draining = self.has_stopped = False
         self.supervisor: Supervisor | None = None
         self.on_ended: Callable[[], None] = lambda: None
+        self.judging = Judging(settings, engine_settings, self.limits, media, self.predictions)
         self.intake = Intake(
             settings,
-            engine_settings,
             self.limits,
             database,
             media,
@@ -234,10 +236,8 @@ class Service:
         return count + len(names)
 
     def _remove_files(self, removed: list[Removed]) -> None:
-        for one in removed:
-            self.media.remove_outputs(one.files)
-            if one.upload:
-                self.media.remove_uploads([one.upload])
+        self.media.remove_outputs([name for one in removed for name in one.files])
+        self.media.remove_uploads([one.upload for one in removed if one.upload])
 
     # Telling -----------------------------------------------------------------------------------
 

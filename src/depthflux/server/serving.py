@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 import uvicorn
 from fastapi import FastAPI
 
-from depthflux.errors import OutputError, SettingsError
+from depthflux.errors import OutputError, SettingsError, show
 from depthflux.files import make_folder
 from depthflux.server.app import make_app
 from depthflux.server.board import Board
@@ -45,8 +45,12 @@ logger = logging.getLogger("depthflux")
 
 #: How often is looked for what is older than it is kept, in seconds.
 AGEING_S = 3600.0
+#: How many may wait in sync mode at a time under one of several keys.
+MOST_WAITING_OF_ONE = 64
 #: How long open connections may take to end after the last answer, in seconds.
 _CLOSING_S = 5
+#: Signals that say to end.
+_ENDING = (signal.SIGTERM, signal.SIGINT)
 #: Connections that wait to be accepted.
 _BACKLOG = 512
 
@@ -86,8 +90,10 @@ def serve(
             in use.
         SetupError: the engine cannot be loaded.
     """
+    _open_standard_streams()
     require_keys(settings, keys)
     data_dir = settings.data_dir.expanduser().absolute()
+    _require_text(data_dir)
     settings = settings.model_copy(update={"data_dir": data_dir})
     with _private_files(), _own_folder(data_dir), _listen(settings) as listening:
         database = Database(data_dir)
@@ -105,8 +111,10 @@ def end_process(code: int = 0) -> NoReturn:
     looked after by the next server.
     """
     logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        # Either may be closed, or nobody may read it any more.
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
     os._exit(code)
 
 
@@ -116,7 +124,30 @@ def _run(serving: Coroutine[Any, Any, None]) -> None:
     try:
         loop.run_until_complete(serving)
     finally:
+        for number in _ENDING:
+            # Told once more it would end by the signal, and not with its exit code.
+            signal.signal(number, signal.SIG_IGN)
         loop.close()
+
+
+def _open_standard_streams() -> None:
+    """See that 0, 1 and 2 are streams: a file that took such a number would be written into."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            # The lowest free number is this one.
+            os.open(os.devnull, os.O_RDWR)
+
+
+def _require_text(data_dir: Path) -> None:
+    try:
+        str(data_dir).encode()
+    except UnicodeEncodeError:
+        raise SettingsError(
+            f"data_dir={show(str(data_dir))} has a name that is no UTF-8 text.",
+            fix="Name another folder with --data-dir.",
+        ) from None
 
 
 @contextlib.contextmanager
@@ -182,7 +213,9 @@ class Running:
         given: Mapping[str, Any],
         command: Sequence[str],
     ) -> None:
-        board, metrics, media = Board(), Metrics(), Media(settings.data_dir)
+        self._patience = Patience(connections=make_room())
+        board = _board(self._patience.connections, has_several_keys=len(keys) > 1)
+        metrics, media = Metrics(), Media(settings.data_dir)
         media.remove_partial_uploads()
         self.service = Service(
             settings,
@@ -220,9 +253,11 @@ class Running:
             SettingsError: a worker of an earlier server does not end.
         """
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._on_signal)
-        crowd = Crowd(Patience(connections=make_room()))
+        for number in _ENDING:
+            # Not asyncio's own handlers, between whose removal and the end of the process a signal
+            # would do what it does by default.
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(self._stop.set))
+        crowd = Crowd(self._patience)
         listener = Listener(_config(self._app, connections(crowd, self.service.metrics)))
         serving = asyncio.create_task(listener.serve(sockets=[listening]))
         starting = asyncio.create_task(self._start_workers())
@@ -253,6 +288,8 @@ class Running:
         await asyncio.to_thread(self.service.media.remove_partial_outputs)
         self._supervisor.start()
         await self._supervisor.is_over.wait()
+        if self._supervisor.broken_by is not None:
+            raise self._supervisor.broken_by
 
     async def _until_told(self, tasks: Sequence[asyncio.Task[None]]) -> None:
         """Wait for a signal, or for the end of a task: none of them should end."""
@@ -273,9 +310,6 @@ class Running:
             await self._supervisor.drain(0)
         await draining
 
-    def _on_signal(self) -> None:
-        self._stop.set()
-
     async def _age_for_ever(self) -> None:
         while True:
             try:
@@ -285,6 +319,12 @@ class Running:
             except (*STORE_PROBLEMS, OSError):
                 logger.exception("what is old cannot be removed just now")
             await asyncio.sleep(AGEING_S)
+
+
+def _board(connections: int, *, has_several_keys: bool) -> Board:
+    """One that leaves half of all connections to those who do not wait for an end."""
+    most = connections // 2
+    return Board(most, min(MOST_WAITING_OF_ONE, most // 2) if has_several_keys else most)
 
 
 def _raise_what_ended(tasks: Sequence[asyncio.Task[None]]) -> None:

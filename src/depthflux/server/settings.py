@@ -164,10 +164,14 @@ class ServerSettings(BaseModel):
         json_schema_extra={"allowed": "seconds from 6 to 3600"},
     )
     prediction_timeout_s: float = Field(
-        3600.0,
+        # A day: the largest request on a CPU must fit, and what hangs must end some day.
+        86400.0,
         gt=0,
         le=7 * 86400,
-        description="A prediction that has been read and painted for so long fails with code 1405.",
+        description=(
+            "A prediction that has been read and painted for so long fails with code 1405; a net "
+            "for what hangs, to be set to some times what the largest request takes."
+        ),
         json_schema_extra={"allowed": "seconds, more than 0, at most 604800"},
     )
     retention_days: float = Field(

@@ -12,12 +12,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
 
 from depthflux.errors import first_line
 from depthflux.server.board import Board
@@ -40,6 +36,7 @@ from depthflux.server.messages import (
 )
 from depthflux.server.metrics import Metrics
 from depthflux.server.names import new_secret
+from depthflux.server.places import Place, State, death_of, kill, pause_after, worker_environment
 from depthflux.server.settings import ServerSettings
 
 logger = logging.getLogger("depthflux")
@@ -47,47 +44,14 @@ logger = logging.getLogger("depthflux")
 #: How a worker is started; tests have other painters.
 COMMAND = (sys.executable, "-m", "depthflux.server.worker")
 
-#: Longest pause before a worker that keeps dying is started again, in seconds.
-LONGEST_PAUSE_S = 60.0
 #: Longest line of a worker; an error may name every tensor of a model.
 LONGEST_LINE_BYTES = 16 * 2**20
-#: What no worker needs: API keys, and the Hub's tokens, since it fetches no weights.
-_SECRETS = frozenset({"DEPTHFLUX_API_KEYS", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"})
 #: How long a dead worker's last words are waited for, in seconds.
 _LAST_WORDS_S = 0.5
 #: How long an ending server waits for the store to take a lease back, in seconds.
 _LAST_TRY_S = 2.0
 #: How long to wait before a lease is taken back again, in seconds.
 _STORE_PAUSE_S = 1.0
-#: How often it is looked whether a process has ended, in seconds.
-_LOOK_S = 0.05
-
-State = Literal["loading", "ready", "restarting", "stopped"]
-
-
-@dataclass
-class Place:
-    """A worker's place: a device, and the process that is in it now.
-
-    Attributes:
-        slot: its number.
-        device: where its worker runs; None leaves that to the engine's settings.
-        state: of its worker.
-        lease: of the process that is in it; empty while there is none.
-        process: that is in it; None while there is none.
-        deaths: how many of its workers ended unasked in a row without ending a prediction.
-        painting: predictions whose steps its worker has told of.
-        task: keeps it.
-    """
-
-    slot: int
-    device: str | None
-    state: State = "loading"
-    lease: str = ""
-    process: asyncio.subprocess.Process | None = None
-    deaths: int = 0
-    painting: set[str] = field(default_factory=set)
-    task: asyncio.Task[None] | None = field(default=None, repr=False)
 
 
 class Supervisor:
@@ -97,7 +61,9 @@ class Supervisor:
         places: one for each device.
         model: the id of the model that is loaded; empty before.
         refused: why the first worker could not load; None while none was refused.
-        is_over: set when no worker is started any more, since the model cannot be loaded.
+        broken_by: an error that nobody meant, by which a place is kept no more; None without.
+        is_over: set when no worker is started any more, since the model cannot be loaded, or a
+            place is broken.
     """
 
     def __init__(
@@ -131,6 +97,7 @@ class Supervisor:
         self.places: list[Place] = []
         self.model = ""
         self.refused: Refused | None = None
+        self.broken_by: BaseException | None = None
         self.is_over = asyncio.Event()
 
     async def take_over(self) -> None:
@@ -166,13 +133,13 @@ class Supervisor:
         self._tell_all(Drain())
         for place in self.places:
             if place.state != "ready":
-                _kill(place)  # it loads, and has nothing to end
+                kill(place)  # it loads, and has nothing to end
         tasks = [place.task for place in self.places if place.task is not None]
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=timeout_s)
             if late:
                 for place in self.places:
-                    _kill(place)
+                    kill(place)
                 await asyncio.wait(late)
 
     @property
@@ -184,6 +151,7 @@ class Supervisor:
         place = Place(slot=len(self.places), device=device)
         self.places.append(place)
         place.task = asyncio.create_task(self._keep(place), name=f"worker-{place.slot}")
+        place.task.add_done_callback(self._note_broken)
 
     def _tell_all(self, message: Message) -> None:
         for place in self.places:
@@ -203,9 +171,15 @@ class Supervisor:
             place.state, place.deaths = "restarting", place.deaths + 1
             self._metrics.worker_restarts.inc()
             # The first replacement comes at once; a worker that keeps dying is given time.
-            await self._pause(_pause_after(place.deaths))
+            await self._pause(pause_after(place.deaths))
         place.state = "stopped"
         if self.refused is not None and not self.model:
+            self.is_over.set()
+
+    def _note_broken(self, task: asyncio.Task[None]) -> None:
+        """Let the server end where a place is kept no more: else what it accepts would wait."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.broken_by = error
             self.is_over.set()
 
     def _must_end(self) -> bool:
@@ -226,7 +200,7 @@ class Supervisor:
             *self._command,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            env=_environment(),
+            env=worker_environment(),
             # A session of its own: Ctrl-C in the terminal is for the server, which drains.
             start_new_session=True,
             limit=LONGEST_LINE_BYTES,
@@ -239,8 +213,8 @@ class Supervisor:
                 process.stdin.write(self._start_of(place).line())
             await self._hear_until_dead(place, process)
         finally:
-            _kill(place)
-            code = await _death_of(process)
+            kill(place)
+            code = await death_of(process)
             place.process = None
         logger.log(
             logging.INFO if self._drain_told.is_set() else logging.WARNING,
@@ -322,7 +296,7 @@ class Supervisor:
         A child that it has forked may hold the pipe.
         """
         hearing = asyncio.create_task(self._hear(place, process))
-        dying = asyncio.create_task(_death_of(process))
+        dying = asyncio.create_task(death_of(process))
         try:
             await asyncio.wait([hearing, dying], return_when=asyncio.FIRST_COMPLETED)
             # Its last words may be in the pipe still.
@@ -382,35 +356,3 @@ class Supervisor:
         if not self._settings.device_names and ready.device.startswith("cuda"):
             for index in range(len(self.places), ready.device_count):
                 self._add_place(f"cuda:{index}")
-
-
-async def _death_of(process: asyncio.subprocess.Process) -> int:
-    """Wait for a process's end, and its exit code.
-
-    Looked for: asyncio's own waiting lasts until all pipes are closed, which a forked child may
-    keep open for ever.
-    """
-    while process.returncode is None:
-        await asyncio.sleep(_LOOK_S)
-    return process.returncode
-
-
-def _pause_after(deaths: int) -> float:
-    """How long to wait before the next worker, in seconds, after so many deaths in a row."""
-    if deaths <= 1:
-        return 0.0
-    # Bounded before it is raised to: a GPU may be gone for a weekend.
-    return float(min(2.0 ** min(deaths - 2, 10), LONGEST_PAUSE_S))
-
-
-def _environment() -> dict[str, str]:
-    """The process's own variables, but for secrets; and no library may ask the Hub."""
-    kept = {name: value for name, value in os.environ.items() if name not in _SECRETS}
-    return {**kept, "HF_HUB_OFFLINE": "1"}
-
-
-def _kill(place: Place) -> None:
-    """End a worker, if it lives, and whatever it has started, at once."""
-    if place.process is not None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(place.process.pid, signal.SIGKILL)

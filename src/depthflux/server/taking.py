@@ -5,17 +5,27 @@ Knows nothing of the store or of painting.
 
 from __future__ import annotations
 
+import io
 import math
+import os
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
-from typing import IO
+from typing import IO, Literal, Self
 
-from depthflux.server.messages import Message
+from depthflux.server.messages import Alive, Message
+
+#: Being read, waiting for another one's painting to end, being painted, and after that.
+Phase = Literal["reading", "waiting", "painting", "writing"]
 
 #: A second prediction is taken when the first one's steps are expected to end so soon, in seconds.
 READ_AHEAD_S = 1.0
+#: One paints while others read and write; several may wait for slow hosts.
+TAKERS = 4
+#: Predictions whose control images are fetched at a time: hosts that are never done leave a taker
+#: for pictures that are here, and those that one owner names leave room for another's.
+MOST_FETCHED, MOST_FETCHED_OF_ONE = TAKERS - 1, 2
 
 
 class Speaker:
@@ -25,6 +35,13 @@ class Speaker:
         self._stream = stream
         self._lock = threading.Lock()
 
+    @classmethod
+    def on_standard_output(cls) -> Self:
+        """One that has standard output for itself: what libraries print goes to standard error."""
+        own = os.dup(1)
+        os.dup2(2, 1)
+        return cls(io.FileIO(own, "wb"))
+
     def say(self, message: Message) -> None:
         """Send a message; where nobody listens any more, nothing is done."""
         with self._lock:
@@ -33,6 +50,20 @@ class Speaker:
                 self._stream.flush()
             except (BrokenPipeError, ValueError):
                 return  # the server is gone; standard input says so, too
+
+    def beat(self, pause_s: float) -> None:
+        """Say from now on, in a thread of its own, that the process is there; while it loads, too.
+
+        Args:
+            pause_s: between two such words, in seconds.
+        """
+
+        def beat() -> None:
+            while True:
+                self.say(Alive())
+                time.sleep(pause_s)
+
+        threading.Thread(target=beat, name="heartbeat", daemon=True).start()
 
 
 class Bell:
@@ -82,12 +113,18 @@ class Running:
         #: When room is there beside each: while its control image is read, soon; while it is
         #: painted, shortly before its end.
         self._room_at: dict[str, float] = {}
-        #: Since when each takes its time, and those that have been read, in that order: the first
-        #: of them is painted, the others wait for it.
+        #: What is done with each, since when its time runs, and what of it had gone before it
+        #: waited.
+        self._phase: dict[str, Phase] = {}
+        #: Whose each is, of those whose control image is not here.
+        self._fetched_for: dict[str, str] = {}
         self._since: dict[str, float] = {}
-        self._read: dict[str, None] = {}
+        self._spent: dict[str, float] = {}
+        #: When each one's painting began or its last step ended, and what took longest of it.
+        self._last_step: dict[str, float] = {}
+        self._longest_step: dict[str, float] = {}
 
-    def add(self, id: str, *, alone: bool = False) -> None:
+    def add(self, id: str, *, alone: bool = False, fetched_for: str | None = None) -> None:
         """One was taken, and its control image is being read.
 
         Another one may be taken when this takes long: whoever names a slow host holds up nobody.
@@ -95,38 +132,53 @@ class Running:
         Args:
             id: the prediction's.
             alone: whether nothing is to be taken beside it, to its very end.
+            fetched_for: whose it is, where its control image has to be fetched.
         """
         self._room_at[id] = math.inf if alone else time.monotonic() + READ_AHEAD_S
         self._late.discard(id)
         self._since[id] = time.monotonic()
+        if fetched_for is not None:
+            self._fetched_for[id] = fetched_for
+        self._phase[id] = "reading"
         if alone:
             self._alone.add(id)
         # Afterwards, as `stop` notes it before: so one of the two sees the other.
         if id in self._early:
             self._stopped.add(id)
 
-    def note_painting(self, id: str) -> None:
-        """One has been read and is painted next; when it will end is not known yet."""
+    def note_read(self, id: str) -> None:
+        """One has been read, and waits for its turn to be painted; its time stands still."""
         self._room_at[id] = math.inf
-        self._read[id] = None
+        self._phase[id] = "waiting"
+        self._spent[id] = time.monotonic() - self._since.pop(id)
+
+    def note_painting(self, id: str) -> None:
+        """One's turn has come, and no other's is; when it will end is not known yet."""
+        now = time.monotonic()
+        self._last_step[id] = now
+        self._since[id] = now - self._spent.pop(id)
+        self._phase[id] = "painting"
 
     def note_painted(self, id: str) -> None:
-        """One's painting is over, and the time of the next one, which has waited, begins."""
-        was_painting = self.is_painting(id)
-        self._read.pop(id, None)
+        """One's painting is over, and its time with it."""
+        self._phase[id] = "writing"
         self._since.pop(id, None)
-        following = list(self._read)[:1]
-        if was_painting and following:
-            self._since[following[0]] = time.monotonic()
 
     def remove(self, id: str) -> None:
         """One has ended."""
-        self.note_painted(id)
-        self._stopped.discard(id)
-        self._late.discard(id)
-        self._alone.discard(id)
-        self._first_step.pop(id, None)
-        self._room_at.pop(id, None)
+        for notes in (
+            self._since,
+            self._spent,
+            self._phase,
+            self._fetched_for,
+            self._first_step,
+            self._last_step,
+            self._longest_step,
+            self._room_at,
+        ):
+            notes.pop(id, None)
+        for ids in (self._stopped, self._late, self._alone):
+            ids.discard(id)
 
     def stop(self, id: str) -> None:
         """One is to be stopped: now if it is here, else should it be just about to come."""
@@ -149,22 +201,23 @@ class Running:
 
     def is_painting(self, id: str) -> bool:
         """Whether one is being painted, not read, not waiting for another one, and not over."""
-        return list(self._read)[:1] == [id]
+        return self._phase.get(id) == "painting"
 
     def longer_than(self, limit_s: float) -> list[str]:
         """Those that have been read or painted for longer."""
         now = time.monotonic()
-        waiting = list(self._read)[1:]
-        return [
-            id
-            for id, since in list(self._since.items())
-            if now - since > limit_s and id not in waiting
-        ]
+        return [id for id, since in list(self._since.items()) if now - since > limit_s]
+
+    def longest_step_s(self, id: str) -> float:
+        """The longest step that one has done, or what came before its first; 0 where none is."""
+        return self._longest_step.get(id, 0.0)
 
     def note_step(self, id: str, step: int, total: int) -> None:
         """One has done a step; from the second on it is known when its last will be done."""
         now = time.monotonic()
         first = self._first_step.setdefault(id, now)
+        step_s = now - self._last_step.get(id, now)
+        self._last_step[id], self._longest_step[id] = now, max(step_s, self.longest_step_s(id))
         if id in self._alone:
             return
         before = self._room_at[id]
@@ -180,6 +233,20 @@ class Running:
     def is_empty(self) -> bool:
         """Whether none is taken."""
         return not self._room_at
+
+    @property
+    def is_only_reading(self) -> bool:
+        """Whether all that are taken are still being read, so that no work would be lost."""
+        return all(phase == "reading" for phase in list(self._phase.values()))
+
+    @property
+    def here_only_of(self) -> list[str] | None:
+        """Owners of whom enough is being fetched, so that more must be here; None: of all."""
+        owners = list(self._fetched_for.items())
+        counts = Counter(owner for id, owner in owners if self._phase.get(id) == "reading")
+        if counts.total() >= MOST_FETCHED:
+            return None
+        return [owner for owner, count in counts.items() if count >= MOST_FETCHED_OF_ONE]
 
     @property
     def has_room(self) -> bool:

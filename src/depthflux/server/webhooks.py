@@ -54,6 +54,8 @@ _MOST_READ = 32
 _STORE_PAUSE_S = 1.0
 #: How often the outbox is looked into without being told, in seconds.
 _LOOK_S = 5.0
+#: How long the tasks of what is on its way may take to notice that they are cancelled, in seconds.
+_LEAVE_S = 5.0
 #: Version of the signature, as its header names it.
 _VERSION = "v3"
 
@@ -211,8 +213,17 @@ class Postman:
         try:
             await self._run()
         finally:
-            # What is on its way may end; nobody waits for it.
-            self._threads.shutdown(wait=False, cancel_futures=True)
+            await self._leave()
+
+    async def _leave(self) -> None:
+        """Wait for nothing that is on its way: it may end, and is in the store in any case."""
+        on_their_way = list(self._on_their_way.values())
+        for task in on_their_way:
+            task.cancel()
+        # After that nothing can be begun in a thread, which a task that went on would try.
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        if on_their_way:
+            await asyncio.wait(on_their_way, timeout=_LEAVE_S)
 
     async def _run(self) -> None:
         looked_at = -math.inf
@@ -233,7 +244,7 @@ class Postman:
 
     def _heed_clock(self) -> None:
         """Let no letter wait longer than its pause because the clock was set back."""
-        count = self._outbox.bring_forward(now_ms(), self._pauses_s)
+        count = self._outbox.bring_forward(self._pauses_s)
         if count:
             logger.warning("the clock was set back: %d webhooks are due now, not later", count)
 

@@ -16,9 +16,10 @@ Knows nothing of routes; heads reads requests, crowd knows of all connections to
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 from uvicorn._types import ASGI3Application
@@ -31,6 +32,7 @@ from depthflux.server.crowd import Crowd, Waiting
 from depthflux.server.heads import Heads
 from depthflux.server.metrics import Metrics
 from depthflux.server.routes.telling import refusal
+from depthflux.server.sending import IS_GONE
 
 #: When to come again where every connection is busy, in seconds.
 _FULL_RETRY_S = "1"
@@ -159,6 +161,7 @@ class Connection(Heads):
     def on_headers_complete(self) -> None:
         """A request's head is whole; only few may wait behind others."""
         if len(self.pipeline) >= self.patience.pipelined:
+            # Never said: who has others before this one hears their answers, and then the end.
             self.deny(429, "too many requests at a time on one connection.")
         super().on_headers_complete()
 
@@ -172,6 +175,10 @@ class Connection(Heads):
         """A request is given to the application: from now on its body is waited for."""
         self._running = cycle
         cycle.transport = Answering(self.transport, self._end_after_answer)
+        # Weakly: a cycle that holds itself is not freed with its answer.
+        known = weakref.ref(cycle)
+        scope = cast(dict[str, Any], cycle.scope)
+        scope[IS_GONE] = lambda: (one := known()) is None or one.disconnected
         self._since = self._heard = self.loop.time()
         self._heard_size, self._paused_before = -1, self.flow.paused_s
         super()._start_asgi_task(cycle, app)
@@ -201,10 +208,8 @@ class Connection(Heads):
     def _settle(self) -> None:
         """Say what the server waits for now."""
         waiting: Waiting | None = None
-        if self.flow.write_paused:
-            waiting = Waiting.READER
-        elif self.pipeline or self._is_deaf:
-            pass  # somebody before is being answered
+        if self.flow.write_paused or self.pipeline or self._is_deaf:
+            pass  # an answer is being taken, or somebody before is being answered
         elif not self.awaits_head:
             waiting = Waiting.BODY
         elif not self.has_asked or self.cycle.response_complete:

@@ -15,7 +15,6 @@ Knows nothing of HTTP, and of torch only what its painter knows.
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 import signal
@@ -23,26 +22,26 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import IO, Protocol
+from typing import Protocol
 
 from depthflux.contract import GenerationRequest, Prediction
 from depthflux.errors import (
     CancelledError,
     DepthFluxError,
     GenerationError,
-    UnreadableImageError,
     first_line,
 )
-from depthflux.images import IsolatedDecoder, ReadLimits, SourceImage, read_image
+from depthflux.images import IsolatedDecoder, NoDecoderError, ReadLimits
 from depthflux.logs import log_to_standard_error
+from depthflux.server.controls import Controls
 from depthflux.server.database import STORE_PROBLEMS, Database
 from depthflux.server.errors import CODE_FAILED, CODE_INTERNAL, ModeratedError, StoreError
 from depthflux.server.jobs import Done, Jobs
 from depthflux.server.locks import hold_slot
 from depthflux.server.media import Media
 from depthflux.server.messages import (
-    Alive,
     Cancel,
     Drain,
     Dropped,
@@ -59,12 +58,10 @@ from depthflux.server.names import new_error_word
 from depthflux.server.orders import EXIT_BROKEN, EXIT_HUNG, EXIT_ORPHANED, Orders, end
 from depthflux.server.overtime import GRACE_S, Overtime, late_line
 from depthflux.server.rows import CANCELLED, Stored, output_names
-from depthflux.server.taking import Bell, Running, Speaker
+from depthflux.server.taking import TAKERS, Bell, Running, Speaker
 
 logger = logging.getLogger("depthflux")
 
-#: One paints while others read and write; several may wait for slow hosts.
-TAKERS = 4
 #: How often the worker says that it is there, in seconds.
 HEARTBEAT_S = 2.0
 #: How often it looks by itself whether something waits; the server's word comes sooner.
@@ -90,8 +87,20 @@ class Painter(Protocol):
     device_count: int
     limits: ReadLimits
 
-    def paint(self, request: GenerationRequest, on_step: Callable[[int, int], None]) -> Prediction:
-        """Make the pictures of a request; several threads may call, one paints at a time."""
+    def paint(
+        self,
+        request: GenerationRequest,
+        on_step: Callable[[int, int], None],
+        on_begin: Callable[[], None],
+    ) -> Prediction:
+        """Make the pictures of a request; several threads may call, one paints at a time.
+
+        Args:
+            request: the request, its control image read.
+            on_step: called after each step with the steps done and their total.
+            on_begin: called when this one's turn has come, before anything is computed. What either
+                raises ends the painting and reaches the caller.
+        """
 
     def is_broken_by(self, error: Exception) -> bool:
         """Whether after this error only a new process can go on, as after one of CUDA's."""
@@ -112,11 +121,13 @@ class Worker:
         grace_s: float = GRACE_S,
     ) -> None:
         self._start, self._painter, self._speaker = start, painter, speaker
-        self._decoder = decoder
         folder = Path(start.data_dir)
         self._jobs, self._media = Jobs(Database(folder)), Media(folder)
         self._bell = Bell()
         self._running = Running(self._bell.ring)
+        self._controls = Controls(
+            self._media, decoder, painter.limits, lambda: self._running.is_only_reading
+        )
         self._overtime = Overtime(
             self._running, start.prediction_timeout_s, self._give_up, grace_s=grace_s
         )
@@ -124,7 +135,11 @@ class Worker:
         self._draining = threading.Event()
 
     def run(self) -> None:
-        """Take predictions until the server says to end."""
+        """Say that it is ready, and take predictions until the server says to end."""
+        painter = self._painter
+        self._speaker.say(
+            Ready(model=painter.model, device=painter.device, device_count=painter.device_count)
+        )
         takers = [
             threading.Thread(target=self._take, name=f"taker-{number}", daemon=True)
             for number in range(TAKERS)
@@ -160,17 +175,19 @@ class Worker:
             if not self._running.has_room:
                 return None
             try:
-                before = self._jobs.attempts_of_next()
+                here_only_of = self._running.here_only_of
+                before = self._jobs.attempts_of_next(here_only_of=here_only_of)
                 # What may have cost a worker its life is painted alone: beside it, another one
                 # would lose an attempt each time, and fail without ever having been painted.
                 if before is None or (before > 0 and not self._running.is_empty):
                     return None
-                job = self._jobs.claim(self._start.lease)
+                job = self._jobs.claim(self._start.lease, here_only_of=here_only_of)
             except STORE_PROBLEMS as error:
                 logger.warning("the store cannot be used: %s", first_line(error))
                 return None
             if job is not None:
-                self._running.add(job.id, alone=job.attempts > 1)
+                fetched_for = job.owner if job.control_url else None
+                self._running.add(job.id, alone=job.attempts > 1, fetched_for=fetched_for)
             return job
 
     def _do(self, job: Stored) -> None:
@@ -181,6 +198,10 @@ class Worker:
             is_late = self._running.is_late(job.id)
             line = late_line(self._start.prediction_timeout_s) if is_late else CANCELLED
             self._fail(job, CODE_FAILED, line)
+        except NoDecoderError as error:
+            # Nobody asked for too much: this process can do no more, and the next one may.
+            logger.error("prediction %s cannot be read here: %s", job.id, error)
+            end(EXIT_BROKEN)
         except GenerationError as error:
             # torch.compile's failures come as ours, whatever has caused them.
             self._end_if_broken(error)
@@ -196,17 +217,21 @@ class Worker:
 
     def _compute(self, job: Stored) -> Done:
         self._require_wanted(job)
-        source = self._read(job)
+        source = self._controls.read(job, partial(self._require_wanted, job))
         self._require_wanted(job)
-        self._running.note_painting(job.id)
+        self._running.note_read(job.id)
         request = GenerationRequest(**job.fields, control_image=source)
+
+        def on_begin() -> None:
+            self._require_wanted(job)
+            self._running.note_painting(job.id)
 
         def on_step(step: int, total: int) -> None:
             self._require_wanted(job)
             self._running.note_step(job.id, step, total)
             self._speaker.say(Step(id=job.id, step=step, total=total))
 
-        prediction = self._painter.paint(request, on_step)
+        prediction = self._painter.paint(request, on_step, on_begin)
         # What takes long from here on, such as a full disk, is no hung painter.
         self._running.note_painted(job.id)
         flags = prediction.has_nsfw_contents
@@ -234,19 +259,6 @@ class Worker:
                 time.sleep(RETRY_S)
             else:
                 return
-
-    def _read(self, job: Stored) -> SourceImage:
-        """The control image: fetched, or from the store."""
-        limits = self._painter.limits
-        if not job.control_file:
-            return read_image(job.control_url, limits=limits, decoder=self._decoder.decode)
-        data = self._media.read(job.control_file)
-        if data is None:
-            raise UnreadableImageError(
-                "control_image: the uploaded picture is no longer here; upload it again.",
-                field="control_image",
-            )
-        return read_image(data, limits=limits, decoder=self._decoder.decode)
 
     def _complete(self, job: Stored, done: Done) -> None:
         if _insist(lambda: self._jobs.complete(job.id, self._start.lease, done)):
@@ -329,22 +341,19 @@ def run_worker(
     Returns:
         The exit code.
     """
-    threading.excepthook = _end_with_thread
-    for number in (signal.SIGTERM, signal.SIGINT):
-        # A service manager may send it to every process; ending is the server's to order.
-        signal.signal(number, signal.SIG_IGN)
-    speaker = Speaker(_take_standard_output())
+    _withstand()
+    speaker = Speaker.on_standard_output()
     stream = sys.stdin.buffer
     start = read_from_server(stream)
     if not isinstance(start, Start):
         return EXIT_ORPHANED
     orders = Orders(stream)
-    _beat(speaker)
+    speaker.beat(HEARTBEAT_S)
     decoder = decoder or IsolatedDecoder()
     with hold_slot(Path(start.data_dir), start.slot):
+        # While the model loads, so that the first picture need not wait for it.
+        decoder.start()
         try:
-            # While the model loads, so that the first picture need not wait for it.
-            decoder.start()
             painter = load(start)
         except DepthFluxError as error:
             speaker.say(Refused(error=str(error)))
@@ -356,11 +365,16 @@ def run_worker(
             logger.error("%s", first_line(error))
             return error.exit_code
         orders.give_to(worker)
-        speaker.say(
-            Ready(model=painter.model, device=painter.device, device_count=painter.device_count)
-        )
         worker.run()
     return 0
+
+
+def _withstand() -> None:
+    """End with any thread, and with no signal but the last."""
+    threading.excepthook = _end_with_thread
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # A service manager may send it to every process; ending is the server's to order.
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _end_with_thread(what: threading.ExceptHookArgs) -> None:
@@ -369,30 +383,12 @@ def _end_with_thread(what: threading.ExceptHookArgs) -> None:
     os._exit(EXIT_BROKEN)
 
 
-def _take_standard_output() -> IO[bytes]:
-    """Standard output for messages alone: what libraries print goes to standard error."""
-    own = os.dup(1)
-    os.dup2(2, 1)
-    return io.FileIO(own, "wb")
-
-
-def _beat(speaker: Speaker) -> None:
-    """Say every few seconds that the worker is there, while it loads, too."""
-
-    def beat() -> None:
-        while True:
-            speaker.say(Alive())
-            time.sleep(HEARTBEAT_S)
-
-    threading.Thread(target=beat, name="heartbeat", daemon=True).start()
-
-
 def main() -> None:
     """Run a worker of the real engine; the server calls it."""
     from depthflux.server.painting import load_painter
 
-    log_to_standard_error()
-    end(run_worker(load_painter))
+    with log_to_standard_error():
+        end(run_worker(load_painter))
 
 
 if __name__ == "__main__":

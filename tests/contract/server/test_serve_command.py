@@ -55,12 +55,16 @@ def serving(folder: Path, *words: str, **variables: str) -> Iterator[tuple[str, 
 def wait_until_ready(address: str) -> dict[str, Any]:
     end = time.monotonic() + 120
     while time.monotonic() < end:
-        response = httpx.get(f"{address}/readyz")
+        try:
+            response = httpx.get(f"{address}/readyz")
+        except httpx.ConnectError:  # it does not listen yet
+            time.sleep(0.2)
+            continue
         if response.status_code == 200:
             found: dict[str, Any] = response.json()
             return found
         time.sleep(0.2)
-    raise TimeoutError(response.text)
+    raise TimeoutError(address)
 
 
 def test_the_miniature_answers_like_the_hosted_endpoint_and_says_what_it_is(tmp_path: Path) -> None:
@@ -128,6 +132,53 @@ def test_an_engine_that_cannot_load_ends_the_server_with_its_one_line(tmp_path: 
     assert "error: " in log
     assert "cuda:7" in log
     assert "Traceback" not in log
+
+
+#: What a stranger may send, in whole connections: no HTTP, two readings of a length, no path, a
+#: protocol that is not spoken, forms whose every part is broken.
+STRANGE = [
+    b"\x16\x03\x01\x1b[2J\r\nerror: forged\r\n\r\n",
+    b"GET /\x1b[2J\x00 HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"GET /livez HTTP/9.9\r\nHost: localhost\r\n\r\n",
+    b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx",
+    b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: upgrade, close\r\n"
+    b"Upgrade: websocket\r\n\r\n",
+    *(
+        b"POST /api/v3/media/upload/binary HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+        b"Content-Type: multipart/form-data; boundary=b\r\nContent-Length: %d\r\n\r\n%s"
+        % (len(form), form)
+        for form in (
+            b"--b\r\nContent-\x1b[2J: y\r\n\r\nz\r\n--b--\r\n",
+            b"--b\x1b[2J\nerror: forged",
+            b"--b\r\nContent-Disposition: form-data; name=file\r\n"
+            b"Content-Type: \x1b[2J\r\n\r\nz\r\n--b--\r\nerror: forged\n",
+        )
+    ),
+]
+
+
+def test_a_stranger_writes_nothing_into_the_log(tmp_path: Path) -> None:
+    with serving(tmp_path, "--profile", "demo", "-v") as (address, process):
+        statuses = [_status(address, request) for request in STRANGE for _ in range(20)]
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+
+    lines = (tmp_path / "log").read_bytes().decode().splitlines()
+    assert len(statuses) == 20 * len(STRANGE)
+    assert statuses.count(b"400") > 19 * 7
+    assert [line for line in lines if not line.isprintable() or "forged" in line] == []
+    # What the server says of itself, and each line in the one form.
+    assert lines[0].startswith("listening on http://127.0.0.1:")
+    assert [line for line in lines[1:] if not line.startswith(("info: ", "warning: "))] == []
+    assert len(lines) < 10
+
+
+def _status(address: str, request: bytes) -> bytes:
+    """The status that the bytes of one connection are answered with."""
+    with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2])), 30) as stream:
+        stream.sendall(request)
+        answer = b"".join(iter(lambda: stream.recv(4096), b""))
+    return answer[9:12]
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "::"])  # noqa: S104
@@ -228,6 +279,46 @@ def test_a_data_folder_that_cannot_be_is_refused(cli: Call, tmp_path: Path) -> N
     assert result.exit_code == 3
     assert "cannot be used" in result.stderr
     assert "--data-dir" in result.stderr
+
+
+def test_a_data_folder_whose_name_is_no_text_is_refused(tmp_path: Path) -> None:
+    folder = os.fsencode(tmp_path) + b"/n\xff"
+    command = [sys.executable, "-m", "depthflux", "serve", "--port", "0", "--data-dir", folder]
+
+    refused = subprocess.run(command, capture_output=True, timeout=60)
+
+    assert refused.returncode == 3
+    assert b"no UTF-8 text" in refused.stderr
+    assert refused.stderr.count(b"\n") <= 2
+
+
+def test_signals_that_do_not_stop_change_nothing_about_a_clean_end(tmp_path: Path) -> None:
+    with serving(tmp_path, "--profile", "demo", "--drain-timeout-s", "0") as (_, process):
+        while process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.005)
+
+    assert process.returncode == 0
+
+
+def test_a_server_without_standard_streams_opens_no_file_in_their_place(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = f"serve --profile demo --port {port} --data-dir {tmp_path}/data <&- >&- 2>&-"
+    process = subprocess.Popen(["sh", "-c", f"exec {sys.executable} -m depthflux {words}"])
+
+    try:
+        wait_until_ready(f"http://127.0.0.1:{port}")
+        opened = {os.readlink(f"/proc/{process.pid}/fd/{number}") for number in (0, 1, 2)}
+        process.send_signal(signal.SIGTERM)
+        code = process.wait(60)
+    finally:
+        process.kill()
+
+    assert opened == {os.devnull}
+    assert code == 0
 
 
 def test_a_data_folder_is_one_server_s_and_nobody_else_s(tmp_path: Path, cli: Call) -> None:

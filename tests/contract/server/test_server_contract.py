@@ -555,6 +555,21 @@ def test_an_output_is_good_as_control_image_too(server: StandInServer) -> None:
     assert painted_level(server, control_image=output) == 77
 
 
+def test_an_output_that_a_waiting_prediction_needs_outlives_its_own(server: StandInServer) -> None:
+    first = server.wait(server.submit(control_image=grey_picture(78))["id"])
+    (output,) = first["outputs"]
+    before = server.submit("slow 1")
+
+    second = server.submit(control_image=output)
+    server.client.delete(f"/api/v3/predictions/{first['id']}")
+    (listed,) = (one for one in items(server) if one["id"] == second["id"])
+
+    assert httpx.get(output).status_code == 404
+    assert httpx.get(listed["input"]["control_image"]).status_code == 200
+    assert server.wait(before["id"])["status"] == "completed"
+    assert server.wait(second["id"])["status"] == "completed"
+
+
 # Lists, cancelling, deleting -----------------------------------------------------------------
 
 
@@ -668,6 +683,26 @@ def test_deleting_takes_the_pictures_too(server: StandInServer) -> None:
         assert httpx.get(data["outputs"][0]).status_code == 404
         assert httpx.get(listed[data["id"]]["input"]["control_image"]).status_code == 404
         assert server.client.get(f"/api/v3/predictions/{data['id']}").status_code == 404
+
+
+def test_a_picture_that_the_disk_does_not_let_go_keeps_nothing_else_from_being_deleted(
+    server: StandInServer,
+) -> None:
+    stuck, other = (server.wait(server.submit()["id"]) for _ in range(2))
+    running = server.submit("slow 20", num_inference_steps=50)
+    server.until(lambda: server.read(running["id"]).get("progress"))
+    file = server.data_dir / "outputs" / stuck["outputs"][0].rpartition("/")[2]
+    file.unlink()
+    file.mkdir()
+
+    ids = [stuck["id"], other["id"], running["id"]]
+    deleted = server.client.post("/api/v3/predictions/delete", json={"ids": ids})
+    file.rmdir()
+
+    assert (deleted.status_code, deleted.json()["data"]) == (200, {"deleted_count": 3})
+    assert httpx.get(other["outputs"][0]).status_code == 404
+    # The worker is free again long before twenty seconds are over.
+    assert server.wait(server.submit()["id"], timeout_s=5)["status"] == "completed"
 
 
 def test_deleting_a_running_prediction_stops_it(server: StandInServer) -> None:

@@ -30,6 +30,7 @@ from PIL import Image
 from schemathesis.checks import CHECKS, load_all_checks
 from schemathesis.engine import events
 
+from depthflux.server.names import KEY
 from stand_in.running import PICTURE, SUBMIT, StandInServer
 
 KEYS = ("first-key-0123456789", "second-key-0123456789")
@@ -99,7 +100,6 @@ def encoded(format: str, level: int) -> bytes:
 
 
 FILES = [encoded(format, level) for format in ("PNG", "JPEG", "WebP") for level in (0, 200)]
-KEY = re.compile("[!-~]([ -~]{0,253}[!-~])?")
 #: Stands for the address of an upload, which is known once the server runs.
 UPLOADED = "http://127.0.0.1:9/uploaded.png"
 #: Nothing listens there, and a worker may not ask there either.

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from depthflux.images.addresses import approved_addresses, is_own, is_public
+from depthflux.images.addresses import approved_addresses, is_public
 from depthflux.images.container import PictureProblemError
 
 PUBLIC = ["93.184.216.34", "8.8.8.8", "2606:4700:4700::1111", "64:ff9b::808:808",
@@ -67,12 +67,6 @@ def test_one_private_address_among_public_ones_is_enough_to_refuse():
 
     assert "10.0.0.1" not in str(caught.value)
     assert approve("mixed", names, allow_private=True) == ["8.8.8.8", "10.0.0.1"]
-
-
-def test_an_address_of_this_machine_is_its_own_and_another_is_not():
-    assert is_own("127.0.0.1")
-    assert not is_own("8.8.8.8")
-    assert not is_own("2606:4700:4700::1111")
 
 
 def test_a_public_address_of_this_machine_is_refused_as_a_private_one_is(monkeypatch):

@@ -21,7 +21,7 @@ from PIL import Image
 from test_damaged_pictures import mutate, seeds, with_right_checksums
 
 from depthflux import errors
-from depthflux.images import IsolatedDecoder, ReadLimits, read_image
+from depthflux.images import IsolatedDecoder, NoDecoderError, ReadLimits, read_image
 from depthflux.images.container import Header, PictureProblemError
 from depthflux.images.decoding import decode
 from depthflux.images.decoding_words import memory_for
@@ -359,11 +359,90 @@ def test_an_idle_child_that_is_of_no_use_any_more_is_replaced(tmp_path: Path, ho
     [("/nowhere/python",), (sys.executable, "-c", ""), (sys.executable, "-c", "print('hello')")],
     ids=["no program", "ends", "is another program"],
 )
-def test_a_child_that_does_not_start_is_the_operator_s_to_mend_and_no_fault_of_the_picture(command):
+def test_a_child_that_does_not_start_is_the_operator_s_to_mend_and_no_fault_of_the_picture(
+    caplog: pytest.LogCaptureFixture, command: tuple[str, ...]
+) -> None:
     decoder = IsolatedDecoder(command=command)
 
-    with pytest.raises(errors.SetupError, match="decoder's process does not start"):
+    with caplog.at_level(logging.WARNING), pytest.raises(NoDecoderError) as refused:
         read_image(PICTURE, decoder=decoder.decode)
+
+    assert isinstance(refused.value, errors.SetupError)
+    assert "the decoder's process does not start" in str(refused.value)
+    # Which program it is may be in the log, and in no answer.
+    assert command[0] not in str(refused.value)
+    assert [command[0] in message for message in caplog.messages] == [True]
+
+
+def test_where_no_child_can_be_started_ahead_the_first_picture_tries_it_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    program = tmp_path / "python"
+
+    with (
+        caplog.at_level(logging.WARNING),
+        IsolatedDecoder(command=(str(program), *COMMAND[1:])) as decoder,
+    ):
+        program.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+        program.chmod(0o700)
+        after = read_image(PICTURE, decoder=decoder.decode)
+
+    assert after.size == (4, 2)
+    assert len(caplog.messages) == 1
+
+
+# What a child imports ---------------------------------------------------------------------------
+
+#: Reads a picture by a child that needs a package which lies in the second argument's folder.
+IMPORTS = """
+import sys
+if sys.argv[1] == "appended":
+    sys.path.append(sys.argv[2])
+sys.path.insert(0, "")
+sys.path.insert(0, "not there")
+from test_isolated_decoding import PICTURE
+from depthflux.images import IsolatedDecoder, read_image
+code = "import only_there; from depthflux.images.decoding_process import main; main()"
+with IsolatedDecoder(command=(sys.executable, "-P", "-s", "-c", code)) as decoder:
+    print(read_image(PICTURE, decoder=decoder.decode).size)
+"""
+
+
+@pytest.mark.parametrize("how", ["appended", "relative"])
+def test_a_child_finds_what_its_starter_finds(tmp_path: Path, how: str) -> None:
+    """As packages in the user's folder, which a child does not look for by itself."""
+    there = tmp_path / "packages"
+    there.mkdir()
+    (there / "only_there.py").touch()
+    paths = ["packages"] if how == "relative" else []
+
+    said = subprocess.run(
+        [sys.executable, "-c", IMPORTS, how, str(there)],
+        cwd=tmp_path,
+        env={"PYTHONPATH": os.pathsep.join([*paths, str(SOURCE), str(Path(__file__).parent)])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (said.stdout, said.stderr) == ("(4, 2)\n", "")
+
+
+def test_a_child_imports_nothing_from_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    came = tmp_path / "came"
+    # The first is what only the child imports, as its starter has not; both would be found first.
+    for name in ("resource", "depthflux"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(came)!r}, 'w')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["", str(tmp_path), *sys.path])
+
+    with IsolatedDecoder() as decoder:
+        after = read_image(PICTURE, decoder=decoder.decode)
+
+    assert after.size == (4, 2)
+    assert not came.exists()
 
 
 # Many pictures ----------------------------------------------------------------------------------

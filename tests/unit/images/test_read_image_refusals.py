@@ -133,6 +133,22 @@ def test_the_byte_cap_holds_for_every_way_in(photo, tmp_path):
         assert np.array_equal(read_image(source, limits=exact).rgb, photo)
 
 
+def test_the_cap_of_a_side_holds_for_files_images_and_arrays(photo):
+    image = Image.fromarray(photo)
+    limits = ReadLimits(max_side=47)
+
+    sources = [photo, image, *(encode(image, name) for name in ("PNG", "JPEG", "WEBP"))]
+    for source in sources:
+        with pytest.raises(errors.UnreadableImageError, match="at most 47 are read in one"):
+            read_image(source, limits=limits)
+        assert read_image(source, limits=ReadLimits(max_side=48)).size == (32, 48)
+
+
+def test_a_picture_that_is_all_side_is_refused_by_its_header():
+    with pytest.raises(errors.UnreadableImageError, match="67108864x1 pixels"):
+        read_image(png_header(2**26, 1))
+
+
 def test_the_pixel_cap_holds_for_files_images_and_arrays(photo):
     image = Image.fromarray(photo)
     limits = ReadLimits(max_pixels=32 * 48 - 1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -45,7 +47,7 @@ def test_it_paints_what_the_engine_paints_and_tells_every_step(
 ) -> None:
     steps: list[tuple[int, int]] = []
 
-    painted = painter.paint(request(room), lambda *step: steps.append(step))
+    painted = painter.paint(request(room), lambda *step: steps.append(step), lambda: None)
 
     expected = demo_engine.generate(request(room))
     assert np.array_equal(np.asarray(painted.images[0]), np.asarray(expected.images[0]))
@@ -57,7 +59,45 @@ def test_a_step_that_raises_stops_it(painter: EnginePainter, room: Image.Image) 
         raise CancelledError("enough")
 
     with pytest.raises(CancelledError, match="enough"):
-        painter.paint(request(room), stop)
+        painter.paint(request(room), stop, lambda: None)
+
+
+def test_it_says_when_a_request_s_turn_has_come_and_never_while_another_is_painted(
+    painter: EnginePainter, room: Image.Image
+) -> None:
+    told: list[tuple[str, int]] = []
+    other: list[threading.Thread] = []
+
+    def paint(name: str, on_step: Callable[[int], None]) -> None:
+        def note(step: int, _total: int = 0) -> None:
+            told.append((name, step))
+            on_step(step)
+
+        painter.paint(request(room), note, lambda: note(0))
+
+    def start_another(step: int) -> None:
+        if step == 0:
+            other.append(threading.Thread(target=paint, args=("second", lambda _step: None)))
+            other[0].start()
+
+    paint("first", start_another)
+    other[0].join(60)
+
+    assert told == [(name, step) for name in ("first", "second") for step in range(3)]
+
+
+def test_a_request_that_is_not_wanted_when_its_turn_comes_is_not_begun(
+    painter: EnginePainter, room: Image.Image
+) -> None:
+    steps: list[int] = []
+
+    def stop() -> None:
+        raise CancelledError("enough")
+
+    with pytest.raises(CancelledError, match="enough"):
+        painter.paint(request(room), lambda step, _total: steps.append(step), stop)
+
+    assert steps == []
 
 
 def test_without_cuda_no_error_breaks_the_device(painter: EnginePainter) -> None:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import ExitStack
+
+import pytest
 
 from depthflux.server.board import Board
+from depthflux.server.serving import _board
 
 
 def test_progress_is_there_from_the_first_step_to_the_end() -> None:
@@ -100,3 +104,52 @@ def test_one_that_gives_up_does_not_take_the_others_along() -> None:
         return was_done, patient.done()
 
     assert asyncio.run(run()) == (False, True)
+
+
+# How many may wait ------------------------------------------------------------------------------
+
+
+def test_there_are_so_many_seats_and_of_them_so_many_for_one_owner() -> None:
+    board = Board(most_waiting=3, most_of_one=2)
+
+    with ExitStack() as seats:
+        found = [seats.enter_context(board.seat(owner)) for owner in "aaabb"]
+
+    assert found == [True, True, False, True, False]
+
+
+def test_a_seat_is_given_back_however_the_waiting_ends() -> None:
+    board = Board(most_waiting=1)
+
+    with board.seat("a") as first, board.seat("b") as beside:
+        pass
+    with pytest.raises(TimeoutError), board.seat("a"):
+        raise TimeoutError
+    with board.seat("b") as afterwards:
+        pass
+
+    assert (first, beside, afterwards) == (True, False, True)
+    assert vars(board) == vars(Board(most_waiting=1))
+
+
+@pytest.mark.parametrize(
+    ("connections", "several", "owners"),
+    [
+        (1024, False, {"a": 512, "b": 0}),
+        (1024, True, {"a": 64, "b": 64}),
+        (40, True, {"a": 10, "b": 10, "c": 0}),
+    ],
+    ids=["one key", "several keys", "few connections"],
+)
+def test_half_of_all_connections_are_left_to_who_does_not_wait_and_one_key_keeps_few(
+    connections: int, several: bool, owners: dict[str, int]
+) -> None:
+    board = _board(connections, has_several_keys=several)
+
+    with ExitStack() as seats:
+        found = {
+            owner: sum(seats.enter_context(board.seat(owner)) for _ in range(1024))
+            for owner in owners
+        }
+
+    assert found == owners

@@ -7,6 +7,9 @@ import base64
 import io
 import json
 import os
+import sqlite3
+import threading
+import time
 import tracemalloc
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -24,15 +27,18 @@ from depthflux.server.board import Board
 from depthflux.server.bodies import (
     FREE_BYTES,
     LARGE_BYTES,
+    MOST_BYTES,
     MOST_LARGE,
     Bodies,
     Body,
     Charging,
     give_back,
+    making_answer,
     take_turn,
 )
-from depthflux.server.database import Database
+from depthflux.server.database import FILE_NAME, Database
 from depthflux.server.errors import CrowdedError
+from depthflux.server.judging import Judged, Judging
 from depthflux.server.keys import Keys
 from depthflux.server.media import Media
 from depthflux.server.metrics import Metrics
@@ -58,6 +64,25 @@ def test_bodies_are_charged_as_they_come_and_no_further() -> None:
     assert bodies.charged == 600_000
     second.give_back()
     assert bodies.charged == 0
+
+
+@pytest.mark.parametrize("megabytes", [32, 400])
+def test_there_is_room_for_two_of_the_largest_bodies_however_large_pictures_may_be(
+    database: Database, media: Media, tmp_path: Path, megabytes: int
+) -> None:
+    engine_settings = EngineSettings(max_image_bytes=megabytes * 2**20)
+    service = Service(
+        ServerSettings(data_dir=tmp_path), engine_settings, database, media, Board(), Metrics()
+    )
+
+    charging = next(
+        one for one in make_app(service, Keys([])).user_middleware if one.cls is Charging
+    )
+
+    # As base64, and its fields.
+    largest = megabytes * 2**20 * 4 // 3 + 2**20
+    most = charging.kwargs["bodies"].most
+    assert most == max(MOST_BYTES, 2 * largest)
 
 
 def test_small_bodies_are_free_and_growing_ones_are_charged_whole() -> None:
@@ -204,11 +229,39 @@ def test_a_route_that_is_done_with_a_body_lets_the_next_one_have_its_turn() -> N
     assert bodies.charged == 0
 
 
-def noise(side: int) -> str:
-    """A picture that cannot be packed, as base64."""
+def test_a_large_answer_is_charged_until_it_has_been_sent_though_its_body_was_given_back() -> None:
+    bodies = Bodies(most=2 * LARGE)
+    charged = []
+
+    async def make(request: Request) -> None:
+        await request.receive()
+        give_back(request)
+        async with making_answer(request, LARGE):
+            charged.append(bodies.charged)
+        charged.append(bodies.charged)
+        await asyncio.sleep(0.01)
+
+    async def run() -> list[BaseException | None]:
+        return await asyncio.gather(
+            *(serve(bodies, pieces(10), make) for _ in range(3)), return_exceptions=True
+        )
+
+    results = asyncio.run(run())
+
+    assert [type(one) for one in results] == [type(None), type(None), CrowdedError]
+    assert max(charged) == 2 * LARGE
+    assert bodies.charged == 0
+
+
+def noise(side: int) -> bytes:
+    """A picture that cannot be packed."""
     buffer = io.BytesIO()
     Image.frombytes("RGB", (side, side), os.urandom(3 * side * side)).save(buffer, format="PNG")
-    return base64.b64encode(buffer.getvalue()).decode()
+    return buffer.getvalue()
+
+
+def as_text(picture: bytes) -> str:
+    return base64.b64encode(picture).decode()
 
 
 def test_a_picture_is_not_kept_in_memory_while_its_end_is_waited_for(
@@ -217,7 +270,7 @@ def test_a_picture_is_not_kept_in_memory_while_its_end_is_waited_for(
     settings = ServerSettings(data_dir=tmp_path, sync_timeout_s=60)
     service = Service(settings, EngineSettings(), database, media, Board(), Metrics())
     app = make_app(service, Keys([]))
-    picture = noise(1200)
+    picture = as_text(noise(1200))
 
     async def run() -> tuple[int, int]:
         async with httpx.AsyncClient(
@@ -250,3 +303,90 @@ def test_a_picture_is_not_kept_in_memory_while_its_end_is_waited_for(
 
     assert waiting == 3
     assert held < len(picture)
+
+
+# Turns end before the writing begins ------------------------------------------------------------
+
+Prepare = Callable[[httpx.AsyncClient, bytes], Awaitable[httpx.Request]]
+
+
+async def submission(client: httpx.AsyncClient, picture: bytes) -> httpx.Request:
+    body = {"prompt": "a", "control_image": as_text(picture)}
+    return client.build_request("POST", f"/api/v3/{HOSTED_MODEL}", json=body)
+
+
+async def upload(client: httpx.AsyncClient, picture: bytes) -> httpx.Request:
+    files = {"file": ("a.png", picture)}
+    return client.build_request("POST", "/api/v3/media/upload/binary", files=files)
+
+
+async def redemption(client: httpx.AsyncClient, picture: bytes) -> httpx.Request:
+    query = {"filename": "a.png", "size": len(picture)}
+    promised = await client.post("/api/v3/media/uploads", json=query)
+    address = promised.json()["data"]["upload"]["url"]
+    return client.build_request("PUT", address, content=picture)
+
+
+class Watched(Judging):
+    """Judges, a moment longer than it takes; counts how many it judges at a time."""
+
+    now = most = count = 0
+    _changing = threading.Lock()
+
+    def picture(self, data: bytes, *, field: str = "file") -> Judged:
+        with self._changing:
+            self.now += 1
+            self.most = max(self.most, self.now)
+        time.sleep(0.05)
+        try:
+            return super().picture(data, field=field)
+        finally:
+            with self._changing:
+                self.now -= 1
+                self.count += 1
+
+
+@pytest.fixture
+def watched(database: Database, media: Media, tmp_path: Path) -> Service:
+    """A service that watches what is judged."""
+    settings = ServerSettings(data_dir=tmp_path)
+    service = Service(settings, EngineSettings(), database, media, Board(), Metrics())
+    service.judging = Watched(
+        settings, EngineSettings(), service.limits, media, service.predictions
+    )
+    return service
+
+
+def asking(service: Service) -> httpx.AsyncClient:
+    transport = httpx.ASGITransport(make_app(service, Keys([])))
+    return httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000", timeout=30)
+
+
+@pytest.mark.parametrize("prepare", [submission, upload, redemption])
+def test_large_bodies_are_judged_a_few_at_a_time_and_none_waits_for_the_store_with_its_turn(
+    watched: Service, tmp_path: Path, prepare: Prepare
+) -> None:
+    picture, count = noise(700), MOST_LARGE + 3
+    judging = watched.judging
+    assert isinstance(judging, Watched)
+    assert len(picture) > LARGE_BYTES
+
+    async def run() -> list[int]:
+        async with asking(watched) as client:
+            requests = [await prepare(client, picture) for _ in range(count)]
+            other = sqlite3.connect(tmp_path / FILE_NAME, isolation_level=None)
+            other.execute("BEGIN IMMEDIATE")
+            try:
+                going_on = [asyncio.create_task(client.send(one)) for one in requests]
+                # Well before the store would be given up.
+                async with asyncio.timeout(15):
+                    while judging.count < count:
+                        await asyncio.sleep(0.02)
+            finally:
+                other.close()
+            return [(await one).status_code for one in going_on]
+
+    codes = asyncio.run(run())
+
+    assert codes == [200] * count
+    assert judging.most == MOST_LARGE

@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import Iterator
+from typing import Any
 
+import httptools
 import pytest
 from wire_fixtures import GET, HOST, SECOND, Served, one_answer, post, refusal_in, rest_of
 
+from depthflux.server import heads
 from depthflux.server.crowd import Patience
 
 
@@ -192,3 +195,56 @@ def test_who_would_rather_talk_in_another_protocol_is_answered_in_this_one(
     assert one_answer(connection).startswith(b"HTTP/1.1 200")
     assert wire.app.seen == ["/", "/second"]
     connection.close()
+
+
+def test_requests_that_come_together_may_all_rather_talk_in_another_protocol(wire: Served) -> None:
+    wish = (b"Connection: upgrade", b"Upgrade: h2c", b"Content-Length: 5")
+
+    last = SECOND.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+    answer = wire.ask(post(b"/", *wish, body=b"hello") * 10 + last)
+
+    assert wire.app.seen == ["/"] * 10 + ["/second"]
+    assert answer.count(b"\r\n\r\n5") == 10
+
+
+@pytest.fixture
+def parsers(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The parsers that are made from now on."""
+    made: list[Any] = []
+    make = httptools.HttpRequestParser
+
+    def make_and_count(protocol: Any) -> Any:
+        made.append(make(protocol))
+        return made[-1]
+
+    monkeypatch.setattr(httptools, "HttpRequestParser", make_and_count)
+    return made
+
+
+@pytest.mark.parametrize("target", [b"http://a/", b"https://a/", b"/", b"a.example:443"])
+def test_a_tunnel_is_refused_by_the_parser_that_reads_of_it(
+    wire: Served, parsers: list[Any], target: bytes
+) -> None:
+    answer = wire.ask(b"CONNECT " + target + b" HTTP/1.1\r\n" + HOST + b"\r\n" + SECOND)
+
+    status, document = refusal_in(answer)
+    assert status == 400
+    # Of some targets the parser itself says that they are none of a tunnel's.
+    assert "CONNECT" in document["message"] or "URL" in document["message"]
+    assert len(parsers) == 1
+    assert wire.app.seen == []
+
+
+def test_a_head_that_still_asks_for_another_protocol_when_that_was_taken_out_is_refused(
+    wire: Served, parsers: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if the parser and we read a header differently; once is enough to know."""
+    monkeypatch.setattr(heads, "_UPGRADING", ())
+
+    answer = wire.ask(post(b"/", b"Connection: upgrade", b"Upgrade: h2c") + SECOND)
+
+    status, document = refusal_in(answer)
+    assert status == 400
+    assert "another protocol" in document["message"]
+    assert len(parsers) == 2
+    assert wire.app.seen == []

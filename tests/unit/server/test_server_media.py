@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -213,6 +215,36 @@ def test_a_young_file_that_nothing_names_stays_since_its_row_may_be_coming(media
     assert names(media.uploads) == {UPLOAD}
 
 
+def test_a_link_that_nothing_names_is_swept_away_wherever_it_leads(
+    media: Media, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_bytes(b"another's")
+    for name, target in (("b" * 32, tmp_path / "nowhere"), ("e" * 32, elsewhere)):
+        (media.uploads / name).symlink_to(target)
+    young = media.uploads / ("y" * 32)
+    long_ago = time.time() - 7200
+    for link in media.uploads.iterdir():
+        os.utime(link, (long_ago, long_ago), follow_symlinks=False)
+    young.symlink_to(tmp_path / "nowhere")
+
+    count = media.sweep(set, set)
+
+    assert count == 2
+    assert names(media.uploads) == {young.name}
+    assert elsewhere.read_bytes() == b"another's"
+
+
+def test_a_broken_link_under_the_name_of_a_half_written_file_is_removed(
+    media: Media, tmp_path: Path
+) -> None:
+    (media.uploads / ".half").symlink_to(tmp_path / "nowhere")
+
+    media.remove_partial_uploads()
+
+    assert names(media.uploads) == set()
+
+
 def test_what_a_killed_process_left_half_written_is_swept_away(media: Media) -> None:
     half = media.uploads / f".{UPLOAD}.0123456789abcdef"
     half.write_bytes(b"u")
@@ -277,3 +309,55 @@ def test_a_file_that_a_client_deletes_while_it_is_swept_is_no_error(
 
     assert count == 1
     assert not (media.uploads / stays).exists()
+
+
+# Outputs as control images ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("has_links", [True, False], ids=["linked", "copied"])
+def test_an_output_that_is_kept_as_a_control_image_stays_when_it_is_deleted(
+    media: Media, monkeypatch: pytest.MonkeyPatch, has_links: bool
+) -> None:
+    media.write_output(OUTPUT, b"out")
+    make_old(media.outputs / OUTPUT)
+    if not has_links:
+
+        def refuse(*_: object, **__: object) -> None:
+            raise OSError(errno.EPERM, "this disk knows no links")
+
+        monkeypatch.setattr(os, "link", refuse)
+
+    data = media.keep_output(OUTPUT, UPLOAD)
+    media.remove_outputs([OUTPUT])
+    media.sweep(set, set)
+
+    assert data == media.read(UPLOAD) == b"out"
+    assert names(media.outputs) == set()
+
+
+def test_an_output_that_is_gone_or_a_link_is_kept_by_nobody(media: Media, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_bytes(b"another's")
+
+    gone = media.keep_output(OUTPUT, UPLOAD)
+    (media.outputs / OUTPUT).symlink_to(elsewhere)
+    link = media.keep_output(OUTPUT, UPLOAD)
+
+    assert (gone, link) == (None, None)
+    assert names(media.uploads) == set()
+
+
+def test_a_file_that_cannot_be_deleted_keeps_no_other_one_and_is_said_once(
+    media: Media, caplog: pytest.LogCaptureFixture
+) -> None:
+    stuck = ["a" * 32 + "-0.png", "b" * 32 + "-0.png"]
+    for name in stuck:
+        (media.outputs / name).mkdir()
+    media.write_output(OUTPUT, b"out")
+
+    with caplog.at_level(logging.ERROR, "depthflux"):
+        media.remove_outputs([*stuck, OUTPUT])
+
+    assert names(media.outputs) == set(stuck)
+    assert len(caplog.records) == 1
+    assert caplog.records[0].getMessage().startswith("2 of 3 files in outputs cannot be deleted")

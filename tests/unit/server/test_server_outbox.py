@@ -103,16 +103,44 @@ def test_what_became_of_an_attempt_is_noted_and_counted(store: Store) -> None:
 def test_what_is_due_later_than_its_own_pause_can_last_is_due_now(store: Store) -> None:
     outbox = Outbox(store.database)
     early, late, second, ended = (told(store) for _ in range(4))
-    outbox.note(early, state="waiting", next_at=102_000)
-    outbox.note(late, state="waiting", next_at=102_001)
+    outbox.note(early, state="waiting", next_at=107_000)
+    outbox.note(late, state="waiting", next_at=107_001)
     outbox.note(second, state="waiting")
-    outbox.note(second, state="waiting", next_at=110_000)
+    outbox.note(second, state="waiting", next_at=115_000)
     outbox.note(ended, state="given_up", next_at=900_000)
 
-    counts = [outbox.bring_forward(100_000, (2.0, 10.0)) for _ in range(2)]
+    counts = [outbox.bring_forward((2.0, 10.0), lambda: 100_000) for _ in range(2)]
 
     assert counts == [1, 0]
     assert [letter.prediction.id for letter in outbox.due(100_000, 10)] == [late]
+
+
+def test_what_fails_while_the_clock_is_looked_at_waits_for_its_whole_pause(store: Store) -> None:
+    outbox, pauses_s = Outbox(store.database), (2.0,)
+    id = told(store)
+
+    def clock() -> int:
+        """Read before another thread notes a failure, which is half a second later."""
+        outbox.note(id, state="waiting", next_at=100_500 + 2_000)
+        return 100_000
+
+    count = outbox.bring_forward(pauses_s, clock)
+
+    assert count == 0
+    assert outbox.due(102_499, 10) == []
+
+
+def test_the_time_that_the_turn_at_writing_was_waited_for_does_not_count(store: Store) -> None:
+    outbox, pauses_s = Outbox(store.database), (2.0,)
+    id = told(store)
+    outbox.note(id, state="waiting", next_at=110_000)
+    # As late as that, the letter's pause is no longer too long.
+    times = iter([100_000, 109_000])
+
+    count = outbox.bring_forward(pauses_s, lambda: next(times))
+
+    assert count == 0
+    assert outbox.due(109_999, 10) == []
 
 
 @pytest.mark.parametrize("state", ["delivered", "given_up"])

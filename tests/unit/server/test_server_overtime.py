@@ -32,6 +32,7 @@ def test_one_that_is_painted_for_too_long_is_stopped_and_given_up_only_after_som
     watched: Watched,
 ) -> None:
     watched.running.add("a")
+    watched.running.note_read("a")
     watched.running.note_painting("a")
     watched.overtime.look()
     seen = [watched.running.is_stopped("a")]
@@ -47,6 +48,7 @@ def test_one_that_is_painted_for_too_long_is_stopped_and_given_up_only_after_som
 
 def test_one_that_stops_in_time_is_not_given_up(watched: Watched) -> None:
     watched.running.add("a")
+    watched.running.note_read("a")
     watched.running.note_painting("a")
     watched.look_after()
 
@@ -74,6 +76,7 @@ def test_one_whose_pictures_are_being_written_is_neither_stopped_nor_given_up(
 ) -> None:
     """A full disk is no hung painter."""
     watched.running.add("a")
+    watched.running.note_read("a")
     watched.running.note_painting("a")
     watched.running.note_painted("a")
 
@@ -87,11 +90,13 @@ def test_one_whose_pictures_are_being_written_is_neither_stopped_nor_given_up(
 def test_what_one_waits_for_another_one_s_painting_is_not_counted(watched: Watched) -> None:
     for id in ("first", "second"):
         watched.running.add(id)
-        watched.running.note_painting(id)
+        watched.running.note_read(id)
+    watched.running.note_painting("first")
     watched.look_after()
     stopped = [watched.running.is_stopped(id) for id in ("first", "second")]
 
     watched.running.remove("first")
+    watched.running.note_painting("second")
     watched.overtime.look()
     stopped.append(watched.running.is_stopped("second"))
     watched.look_after()
@@ -100,13 +105,77 @@ def test_what_one_waits_for_another_one_s_painting_is_not_counted(watched: Watch
     assert stopped == [True, False, False, True]
 
 
+def test_reading_counts_whether_one_waited_afterwards_or_not(watched: Watched) -> None:
+    watched.running.add("a")
+    time.sleep(0.06)
+    watched.running.note_read("a")
+    time.sleep(0.01)
+    watched.running.note_painting("a")
+
+    watched.overtime.look()
+
+    assert watched.running.is_late("a")
+
+
+def test_who_was_read_first_is_not_blamed_for_the_one_that_is_painted(watched: Watched) -> None:
+    """Whose turn comes first is the painter's business."""
+    for id in ("read first", "painted first"):
+        watched.running.add(id)
+        watched.running.note_read(id)
+    watched.running.note_painting("painted first")
+
+    watched.look_after()
+    watched.look_after()
+
+    assert not watched.running.is_stopped("read first")
+    assert watched.given_up == ["painted first"]
+
+
+def test_one_whose_steps_take_long_has_several_of_them_to_stop(watched: Watched) -> None:
+    """On a slow device decoding takes as long, and heeds no stop."""
+    watched.running.add("a")
+    watched.running.note_read("a")
+    watched.running.note_painting("a")
+    for step, seconds in ((1, 0.01), (2, 0.3), (3, 0.01)):
+        time.sleep(seconds)
+        watched.running.note_step("a", step, 4)
+    watched.overtime.look()
+
+    watched.look_after(0.3)
+    is_given_up = bool(watched.given_up)
+    watched.look_after(1.5)
+
+    assert watched.running.is_late("a")
+    assert not is_given_up
+    assert watched.given_up == ["a"]
+
+
+def test_what_comes_before_the_first_step_is_one_too_and_the_next_one_begins_anew(
+    watched: Watched,
+) -> None:
+    longest = []
+    for seconds in (0.1, 0):
+        watched.running.add("a")
+        watched.running.note_read("a")
+        watched.running.note_painting("a")
+        longest.append(watched.running.longest_step_s("a"))
+        time.sleep(seconds)
+        watched.running.note_step("a", 1, 2)
+        longest.append(watched.running.longest_step_s("a"))
+        watched.running.remove("a")
+
+    assert longest[0] == longest[2] == 0
+    assert longest[1] >= 0.1 > longest[3]
+
+
 def test_the_time_of_one_that_is_painted_runs_on_when_others_come_and_go(watched: Watched) -> None:
     watched.running.add("hung")
+    watched.running.note_read("hung")
     watched.running.note_painting("hung")
     time.sleep(0.06)
     for id in ("unreadable", "waits"):
         watched.running.add(id)
-    watched.running.note_painting("waits")
+    watched.running.note_read("waits")
     for id in ("unreadable", "waits"):
         watched.running.remove(id)
 

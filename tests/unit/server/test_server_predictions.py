@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -187,6 +189,28 @@ def test_eight_threads_with_the_same_key_make_one_prediction(store: Store) -> No
 
 
 # How much may wait ------------------------------------------------------------------------------
+
+
+def test_a_repeat_while_its_prediction_is_deleted_finds_it_or_not(store: Store) -> None:
+    once, stop = Idempotency(key="key", fingerprint="f"), threading.Event()
+
+    def repeat() -> int:
+        count = 0
+        while not stop.is_set():
+            found = store.predictions.find_repeat("me", once)
+            assert found is None or found.owner == "me"
+            count += 1
+        return count
+
+    with ThreadPoolExecutor(2) as threads:
+        repeating = [threads.submit(repeat) for _ in range(2)]
+        for _ in range(150):
+            id, _is_new = submit_once(store)
+            store.predictions.remove([id], "me")
+        stop.set()
+        counts = [future.result() for future in repeating]
+
+    assert min(counts) > 0
 
 
 def test_no_more_wait_than_are_allowed_and_the_refusal_says_when_to_ask_again(

@@ -66,6 +66,36 @@ def test_what_is_known_before_is_of_the_one_that_is_taken_up(store: Store) -> No
     assert before == [0, 1]
 
 
+def test_of_some_owners_only_what_is_here_is_taken_up_and_the_rest_keeps_its_turn(
+    store: Store,
+) -> None:
+    submit(store, "a", 2)
+    store.submit("a", prompt="here", control_url="", control_file="a.png")
+    submit(store, "b", 1)
+
+    before = store.jobs.attempts_of_next(here_only_of=["a", "c"])
+    taken = [store.jobs.claim("worker", here_only_of=["a", "c"]) for _ in range(3)]
+    nothing = store.jobs.attempts_of_next(here_only_of=["a", "c"])
+
+    found = [one and (one.owner, one.fields["prompt"]) for one in taken]
+    assert found == [("a", "here"), ("b", "0"), None]
+    assert (before, nothing) == (0, None)
+    assert [claim(store) for _ in range(3)] == ["a0", "a1", ""]
+
+
+def test_of_all_owners_only_what_is_here_is_taken_up(store: Store) -> None:
+    submit(store, "a", 1)
+    store.submit("b", prompt="here", control_url="", control_file="a.png")
+
+    before = store.jobs.attempts_of_next(here_only_of=None)
+    taken = [store.jobs.claim("worker", here_only_of=None) for _ in range(2)]
+    nothing = store.jobs.attempts_of_next(here_only_of=None)
+
+    assert [one and one.owner for one in taken] == ["b", None]
+    assert (before, nothing) == (0, None)
+    assert claim(store) == "a0"
+
+
 def test_several_at_the_same_time_take_each_up_once_and_serve_both_owners_alike(
     postgres: PostgresServer,
 ) -> None:

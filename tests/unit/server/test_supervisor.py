@@ -171,7 +171,7 @@ def test_a_worker_is_told_what_to_load_and_where(
         "slot": 0,
         "lease": lease,
         "fail_when_all_flagged": True,
-        "prediction_timeout_s": 3600,
+        "prediction_timeout_s": 86400,
     }
     assert len(lease) == 32
 
@@ -181,13 +181,28 @@ def test_a_worker_has_the_servers_environment_without_its_api_keys(
 ) -> None:
     monkeypatch.setenv("DEPTHFLUX_API_KEYS", "a-key-of-these-tests")
     monkeypatch.setenv("HF_HOME", "/weights")
+    # Without docstrings diffusers cannot be imported.
+    monkeypatch.setenv("PYTHONOPTIMIZE", "2")
     code = "open(os.path.join(start['data_dir'], 'env'), 'w').write(json.dumps(dict(os.environ)))"
 
     supervise(code + STAYS, until_ready)
 
     environment = json.loads((tmp_path / "env").read_text())
     assert environment["HF_HOME"] == "/weights"
+    assert "PYTHONOPTIMIZE" not in environment
     assert "a-key-of-these-tests" not in str(environment)
+
+
+def test_an_error_that_nobody_meant_ends_the_keeping_and_is_told(
+    supervise: Callable[..., Workplace],
+) -> None:
+    async def look(workplace: Workplace) -> None:
+        await workplace.supervisor.is_over.wait()
+
+    # Half a surrogate pair, which no line to a worker can hold.
+    workplace = supervise(STAYS, look, devices="cpu:\udcff")
+
+    assert isinstance(workplace.supervisor.broken_by, Exception)
 
 
 def test_every_named_device_has_a_worker_of_its_own(supervise: Callable[..., Workplace]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import hmac
 import logging
@@ -493,6 +494,42 @@ def test_a_letter_whose_address_cannot_be_read_does_not_end_the_postman(
     state = outbox.state(bad.id)
     assert state is not None
     assert "no IPv6 address" in " ".join(map(str, state))
+
+
+# The end -----------------------------------------------------------------------------------------
+
+
+def test_a_postman_that_ends_leaves_nothing_behind_and_the_letter_in_the_store(
+    impatient: Store, receive: Start
+) -> None:
+    """The store is locked while it ends, so that what became of the letter is still to be noted."""
+    receiver = receive(answer(200))
+    one = impatient.completed(webhook_url=receiver.url)
+    Outbox(impatient.database).secret("")
+    complaints: list[str] = []
+
+    async def run() -> int:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda loop, said: complaints.append(str(said)))
+        other = lock(impatient)
+
+        async def told_and_not_noted() -> None:
+            while not receiver.deliveries:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.2)
+
+        await work(postman(impatient), told_and_not_noted)
+        other.rollback()
+        left = len(asyncio.all_tasks()) - 1
+        # Longer than the pause after which it would be noted again.
+        await asyncio.sleep(1.2)
+        return left
+
+    left = asyncio.run(run())
+    gc.collect()
+
+    assert (left, complaints) == (0, [])
+    assert Outbox(impatient.database).state(one.id) == ("waiting", 0, "")
 
 
 # The store fails --------------------------------------------------------------------------------

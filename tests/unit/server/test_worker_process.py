@@ -149,6 +149,7 @@ def test_another_one_is_taken_when_the_first_is_about_to_end_and_not_before() ->
 
     running.add("a")
     room.append(running.has_room)
+    running.note_read("a")
     running.note_painting("a")
     room.append(running.has_room)
     running.note_step("a", 1, 1000)
@@ -178,6 +179,7 @@ def test_another_one_is_taken_while_the_first_waits_for_a_slow_host(
     at_once = running.has_room
     time.sleep(0.06)
     after_a_while = running.has_room
+    running.note_read("a")
     running.note_painting("a")
 
     assert (at_once, after_a_while, running.has_room) == (False, True, False)
@@ -187,6 +189,7 @@ def test_one_with_a_single_step_makes_room_when_it_is_done() -> None:
     rung: list[bool] = []
     running = Running(lambda: rung.append(True))
     running.add("a")
+    running.note_read("a")
     running.note_painting("a")
 
     running.note_step("a", 1, 1)
@@ -263,6 +266,7 @@ def test_beside_one_that_is_to_be_alone_nothing_is_taken_to_its_very_end(
     running.add("a", alone=True)
     time.sleep(0.03)
     room.append(running.has_room)
+    running.note_read("a")
     running.note_painting("a")
     for step in range(1, 5):
         running.note_step("a", step, 4)
@@ -280,6 +284,7 @@ def test_one_that_comes_again_and_need_not_be_alone_any_more_makes_room_as_any_o
     running.remove("a")
 
     running.add("a")
+    running.note_read("a")
     running.note_painting("a")
     running.note_step("a", 1, 1)
 
@@ -293,6 +298,7 @@ def test_it_is_known_whether_anything_is_taken() -> None:
     empty.append(running.is_empty)
     running.add("a")
     running.add("b")
+    running.note_read("a")
     running.note_painting("a")
     running.note_step("a", 1, 1)
     running.remove("a")
@@ -301,6 +307,22 @@ def test_it_is_known_whether_anything_is_taken() -> None:
     empty.append(running.is_empty)
 
     assert empty == [True, True, False, True]
+
+
+def test_more_than_so_many_are_not_fetched_at_a_time_nor_more_of_one_owner() -> None:
+    running = Running(lambda: None)
+    seen = [running.here_only_of]
+
+    for id, owner in (("1", "a"), ("2", None), ("3", "a"), ("4", "b")):
+        running.add(id, fetched_for=owner)
+        seen.append(running.here_only_of)
+    running.note_read("3")
+    seen.append(running.here_only_of)
+    running.add("5", fetched_for="b")
+    running.remove("1")
+    seen.append(running.here_only_of)
+
+    assert seen == [[], [], [], ["a"], None, [], ["b"]]
 
 
 # A process --------------------------------------------------------------------------------------
@@ -681,10 +703,10 @@ from depthflux.server.worker import end, run_worker
 from stand_in import painter
 
 class Wraps(painter.StandIn):
-    def paint(self, request, on_step):
+    def paint(self, request, on_step, on_begin):
         if request.prompt != "paint":
             raise GenerationError(f"compiling failed: {request.prompt}")
-        return super().paint(request, on_step)
+        return super().paint(request, on_step, on_begin)
 
 end(run_worker(lambda start: Wraps(start, {})))
 """
@@ -782,15 +804,15 @@ def test_one_that_heeds_no_stop_is_failed_and_its_worker_ends_without_ending_the
 #: A worker that takes long to read, and another one beside it.
 READS_SLOWLY = """
 import time
-from depthflux.server import taking, worker
+from depthflux.server import controls, taking, worker
 from stand_in import painter
 
-class Slow(worker.Worker):
-    def _read(self, job):
+class Slow(controls.Controls):
+    def read(self, job, require_wanted):
         time.sleep(0.3)
-        return super()._read(job)
+        return super().read(job, require_wanted)
 
-taking.READ_AHEAD_S, worker.LOOK_S, worker.Worker = 0.1, 0.05, Slow
+taking.READ_AHEAD_S, worker.LOOK_S, worker.Controls = 0.1, 0.05, Slow
 worker.end(worker.run_worker(painter.load, grace_s=0.5))
 """
 
@@ -805,6 +827,153 @@ def test_one_that_was_read_for_too_long_is_not_painted(
     assert "took longer than 0.05 s" in Store(database).read(slow).error
     assert not any(isinstance(message, Step) for message in worker.heard)
     assert worker.poll() is None
+
+
+#: A worker whose control images never come, where they have to be fetched.
+FETCHES_FOR_EVER = READS_SLOWLY.replace("time.sleep(0.3)", "time.sleep(60 * bool(job.control_url))")
+
+
+def test_slow_hosts_leave_a_taker_for_pictures_that_are_here_and_room_for_another_owner(
+    database: Database, asked: Callable[..., str], work: Work
+) -> None:
+    store = Store(database)
+    of_a = [store.submit("a").id for _ in range(6)]
+    work(code=FETCHES_FOR_EVER).hear(Ready)
+    time.sleep(1)
+    of_b = [store.submit("b").id for _ in range(6)]
+    time.sleep(1)
+
+    here = [asked(owner=owner) for owner in "ab"]
+
+    ends_at = time.monotonic() + 20
+    while not all(store.read(id).is_over for id in here) and time.monotonic() < ends_at:
+        time.sleep(0.02)
+    assert [store.read(id).status for id in here] == ["completed"] * 2
+    fetching = [sum(store.read(id).status == "processing" for id in ids) for ids in (of_a, of_b)]
+    assert fetching == [2, 1]
+
+
+#: A painter whose turns go by whom it likes: who asks for a plain picture lets another one pass.
+LETS_PASS = READS_SLOWLY.replace(
+    "worker.end(",
+    """
+class LetsPass(painter.StandIn):
+    def paint(self, request, on_step, on_begin):
+        time.sleep(1 if request.prompt == "paint" else 0)
+        return super().paint(request, on_step, on_begin)
+
+worker.end(""",
+).replace("painter.load", "lambda start: LetsPass(start, {})")
+
+
+def test_one_that_another_one_has_passed_is_not_blamed_for_it(
+    database: Database, asked: Callable[..., str], work: Work
+) -> None:
+    store = Store(database)
+    passed, stuck = asked("paint"), asked("stuck 60")
+    worker = work(code=LETS_PASS, prediction_timeout_s=3)
+
+    assert worker.wait() == 76
+
+    one, other = store.read(stuck), store.read(passed)
+    assert (one.status, one.code) == ("failed", 1405)
+    assert (other.status, other.lease, other.error) == ("processing", "a-lease", "")
+
+
+# What no decoder can be started for -------------------------------------------------------------
+
+#: A worker whose decoders are started by a program that a test takes away and gives back.
+DECODES_BY = """
+from pathlib import Path
+from depthflux.images import IsolatedDecoder
+from depthflux.images.isolated import COMMAND
+from depthflux.server import controls, taking, worker
+from stand_in import painter
+
+controls.RETRY_S, worker.LOOK_S = 0.05, 0.05
+controls.PATIENCE_S, taking.READ_AHEAD_S = {patience_s}, {read_ahead_s}
+decoder = IsolatedDecoder(command=({program!r}, *COMMAND[1:]), pictures=1)
+worker.end(worker.run_worker(painter.load, decoder=decoder))
+"""
+
+
+def make_program(path: Path) -> None:
+    """As Python itself, whole at once."""
+    new = path.with_suffix(".new")
+    new.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    new.chmod(0o700)
+    new.rename(path)
+
+
+def decodes_by(program: Path, *, patience_s: float, read_ahead_s: float = 1) -> str:
+    return DECODES_BY.format(program=str(program), patience_s=patience_s, read_ahead_s=read_ahead_s)
+
+
+def test_a_decoder_that_cannot_be_started_for_a_while_costs_no_prediction(
+    tmp_path: Path, database: Database, asked: Callable[..., str], work: Work
+) -> None:
+    id, program = asked(), tmp_path / "python"
+    worker = work(code=decodes_by(program, patience_s=60))
+    worker.hear(Ready)
+    time.sleep(0.5)
+    before = Store(database).read(id).status
+
+    make_program(program)
+
+    assert before == "processing"
+    assert worker.hear(Ended, id=id).status == "completed"
+
+
+def test_a_decoder_that_cannot_be_started_ends_the_worker_and_no_prediction(
+    tmp_path: Path, database: Database, asked: Callable[..., str], work: Work
+) -> None:
+    id = asked()
+    worker = work(code=decodes_by(tmp_path / "python", patience_s=0.3))
+
+    assert worker.wait() == 75
+
+    one = Store(database).read(id)
+    assert (one.status, one.lease, one.attempts, one.error) == ("processing", "a-lease", 1, "")
+    assert isinstance(worker.hear(Ready), Ready)
+
+
+def test_one_that_waits_for_a_decoder_is_stopped_all_the_same(
+    tmp_path: Path, database: Database, asked: Callable[..., str], work: Work
+) -> None:
+    id = asked()
+    worker = work(code=decodes_by(tmp_path / "python", patience_s=3600))
+    worker.hear(Ready)
+    # Reading has begun long since: a word that came before it would be heeded elsewhere.
+    while Store(database).read(id).status != "processing":
+        time.sleep(0.01)
+    time.sleep(0.5)
+
+    worker.tell(Cancel(id=id))
+
+    assert worker.hear(Ended, id=id).code == 1405
+    assert Store(database).read(id).error == CANCELLED
+
+
+def test_a_worker_without_a_decoder_ends_only_when_what_it_paints_is_done(
+    tmp_path: Path, database: Database, asked: Callable[..., str], work: Work
+) -> None:
+    store, program = Store(database), tmp_path / "python"
+    make_program(program)
+    painted = asked("slow 3", num_inference_steps=50)
+    worker = work(code=decodes_by(program, patience_s=0.1, read_ahead_s=1000))
+    worker.hear(Step, id=painted)
+    program.unlink()
+
+    unread = asked()
+    worker.tell(Wake())
+
+    assert worker.hear(Ended, id=painted).status == "completed"
+    assert worker.wait() == 75
+    assert (store.read(unread).status, store.read(unread).attempts) == ("processing", 1)
+    begun, ended = store.read(unread).started_at, store.read(painted).finished_at
+    assert begun is not None
+    assert ended is not None
+    assert begun < ended
 
 
 def test_one_that_was_deleted_and_heeds_no_stop_ends_its_worker_all_the_same(
@@ -894,13 +1063,13 @@ from depthflux.server.worker import end, run_worker
 from stand_in import painter
 
 class Mortal(painter.StandIn):
-    def paint(self, request, on_step):
+    def paint(self, request, on_step, on_begin):
         def step(number, total):
             on_step(number, total)
             if request.prompt == "poison" and number == total:
                 time.sleep(0.3)
                 os._exit(139)
-        return super().paint(request, step)
+        return super().paint(request, step, on_begin)
 
 end(run_worker(lambda start: Mortal(start, {})))
 """

@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 
 from depthflux.images import MEDIA_TYPES, format_of
+from depthflux.server.bodies import end_turn
 from depthflux.server.documents import (
     TicketAnswer,
     TicketData,
@@ -21,12 +22,14 @@ from depthflux.server.documents import (
     UploadData,
 )
 from depthflux.server.errors import NotFoundError
+from depthflux.server.media import Media
 from depthflux.server.names import FILE_NAME_PATTERN, WORD_PATTERN
 from depthflux.server.openapi import NO_KEY, PICTURE_CONTENT, bytes_body, file_body, json_body
 from depthflux.server.reading import read_bytes, read_document, read_file, read_object
 from depthflux.server.refusals import refused
 from depthflux.server.routes.asking import Base, Origin, Owner, Served
 from depthflux.server.routes.telling import answer
+from depthflux.server.sending import FileAnswer, OpenFile
 
 router = APIRouter(tags=["media"])
 files = APIRouter(tags=["media"])
@@ -57,7 +60,10 @@ async def upload(request: Request, service: Served, owner: Owner, origin: Origin
     """Take in a picture as the multipart field `file`; its address is good as control_image."""
     service.rates.take(owner)
     filename, data = await read_file(request, service.limits.max_bytes)
-    picture = await service.write(service.intake.upload, data, owner)
+    judged = await run_in_threadpool(service.judging.picture, data)
+    # However long it then waits for the disk or the store, others are parsed and judged.
+    end_turn(request)
+    picture = await service.write(service.intake.upload, judged, owner)
     url = f"{origin}/media/{picture.name}"
     return answer(
         UploadData(
@@ -122,7 +128,10 @@ async def redeem(
     # Before the body is read: without a ticket nobody sends us megabytes.
     ticket = await run_in_threadpool(service.intake.find_ticket, secret)
     data = await read_bytes(request, ticket.size)
-    await service.write(service.intake.redeem, ticket, data)
+    judged = await run_in_threadpool(service.judging.promised, ticket, data)
+    end_turn(request)
+    if judged is not None:
+        await service.write(service.intake.redeem, ticket, judged)
     return Response(status_code=200)
 
 
@@ -146,10 +155,17 @@ async def picture(
     ],
 ) -> Response:
     """A finished picture or an upload; knowing the address is the permission."""
-    # Whole: it has some megabytes at most, and one that is deleted meanwhile is whole or 404.
-    data = await run_in_threadpool(service.media.read, name)
-    found = format_of(data) if data is not None else None
-    if data is None or found is None:
+    # Never whole in memory; being open, one that is deleted meanwhile is whole or 404.
+    file = await run_in_threadpool(_open, service.media, name)
+    found = format_of(file.first) if file is not None else None
+    if file is None or found is None:
+        if file is not None:
+            file.close()
         raise NotFoundError("there is no such picture; pictures are kept for some days.")
     # By its first bytes: its name says what a client has called it.
-    return Response(data, media_type=MEDIA_TYPES[found], headers=_PICTURE_HEADERS)
+    return FileAnswer(file, media_type=MEDIA_TYPES[found], headers=_PICTURE_HEADERS)
+
+
+def _open(media: Media, name: str) -> OpenFile | None:
+    file = media.open(name)
+    return None if file is None else OpenFile(file)

@@ -20,8 +20,9 @@ from starlette.exceptions import HTTPException
 
 from depthflux.contract import HOSTED_MODEL, GenerationRequest
 from depthflux.errors import InvalidParameterError, show
+from depthflux.images import ReadLimits
 from depthflux.server.answers import envelope, still_running
-from depthflux.server.bodies import give_back
+from depthflux.server.bodies import charge_answer, end_turn, give_back, making_answer
 from depthflux.server.documents import (
     DeleteAnswer,
     DeletedAnswer,
@@ -34,14 +35,15 @@ from depthflux.server.documents import (
     ServedEnvelope,
 )
 from depthflux.server.errors import DrainingError
-from depthflux.server.names import ID_PATTERN, is_id
+from depthflux.server.names import ID_PATTERN, KEY, KEY_PATTERN, is_id
 from depthflux.server.openapi import json_body, query_of
 from depthflux.server.reading import read_document, read_object
 from depthflux.server.refusals import refused
 from depthflux.server.request_schema import WEBHOOK
-from depthflux.server.routes.asking import Base, Owner, Served
+from depthflux.server.routes.asking import Base, Owner, Served, service_of
 from depthflux.server.routes.telling import answer
 from depthflux.server.rows import Removed, Stored
+from depthflux.server.sending import DocumentAnswer
 from depthflux.server.service import Service
 
 router = APIRouter(tags=["predictions"])
@@ -50,8 +52,6 @@ router = APIRouter(tags=["predictions"])
 _BASE64_FACTOR, _FIELDS_BYTES = 4 / 3, 2**20
 #: How often waiting in sync mode looks into the store, should no word come, in seconds.
 _LOOK_S = 2.0
-#: What an Idempotency-Key may be.
-_KEY = re.compile(r"[\x20-\x7e]{1,255}", re.ASCII)
 #: When a client whose server is about to end may try again, in seconds.
 _DRAINING_RETRY_S = 10.0
 
@@ -93,8 +93,7 @@ async def submit(
         Header(
             alias="Idempotency-Key",
             description="Repeats under the same key are answered with the first prediction.",
-            # Blanks at its ends are not part of a header's value.
-            json_schema_extra={"pattern": "^[!-~]([ -~]{0,253}[!-~])?$"},
+            json_schema_extra={"pattern": KEY_PATTERN},
         ),
     ] = None,
 ) -> JSONResponse:
@@ -107,15 +106,9 @@ async def submit(
         service.wake()
     # After the worker was woken: it has begun while the disk is written.
     if one.fields["enable_sync_mode"]:
-        answering = asyncio.create_task(_answer_when_over(service, one.id, owner, base))
-        try:
-            await run_in_threadpool(service.intake.keep, one)
-        except BaseException:
-            answering.cancel()
-            raise
-        return await answering
+        return await _keep_and_wait(request, one, owner, base)
     await run_in_threadpool(service.intake.keep, one)
-    return await _show(service, one, base)
+    return await _show(request, one, base)
 
 
 @router.api_route("/predictions/delete", methods=["GET", "DELETE"], include_in_schema=False)
@@ -127,17 +120,19 @@ async def not_a_prediction() -> JSONResponse:
 @router.get(
     "/predictions/{id}/result", response_model=ServedEnvelope, summary="A prediction's result"
 )
-async def result(service: Served, owner: Owner, base: Base, id: Id) -> JSONResponse:
+async def result(
+    request: Request, service: Served, owner: Owner, base: Base, id: Id
+) -> JSONResponse:
     """The prediction as it is now, exactly in the hosted endpoint's form."""
-    return await _show(service, service.find(id, owner), base)
+    return await _show(request, service.find(id, owner), base)
 
 
 @router.get(
     "/predictions/{id}", response_model=ServedEnvelope, summary="A prediction and its progress"
 )
-async def read(service: Served, owner: Owner, base: Base, id: Id) -> JSONResponse:
+async def read(request: Request, service: Served, owner: Owner, base: Base, id: Id) -> JSONResponse:
     """The prediction as it is now, with the steps done while it runs."""
-    return await _show(service, service.find(id, owner), base, with_progress=True)
+    return await _show(request, service.find(id, owner), base, with_progress=True)
 
 
 @router.post(
@@ -146,9 +141,9 @@ async def read(service: Served, owner: Owner, base: Base, id: Id) -> JSONRespons
     summary="List predictions",
     openapi_extra=json_body(ListQuery),
 )
-async def list_by_body(request: Request, service: Served, owner: Owner, base: Base) -> JSONResponse:
+async def list_by_body(request: Request, owner: Owner, base: Base) -> JSONResponse:
     """A part of the predictions of this key, newest first."""
-    return await _list(service, owner, base, await read_object(request))
+    return await _list(request, owner, base, await read_object(request))
 
 
 @router.get(
@@ -157,15 +152,13 @@ async def list_by_body(request: Request, service: Served, owner: Owner, base: Ba
     summary="List predictions",
     openapi_extra=query_of(ListQuery),
 )
-async def list_by_query(
-    request: Request, service: Served, owner: Owner, base: Base
-) -> JSONResponse:
+async def list_by_query(request: Request, owner: Owner, base: Base) -> JSONResponse:
     """The same, asked in the query."""
     fields: dict[str, Any] = dict(request.query_params)
     for name in ("page", "page_size"):
         if _NUMBER.fullmatch(fields.get(name, "")):
             fields[name] = int(fields[name])
-    return await _list(service, owner, base, fields)
+    return await _list(request, owner, base, fields)
 
 
 @router.post(
@@ -195,14 +188,21 @@ async def delete_one(service: Served, owner: Owner, id: Id) -> JSONResponse:
 @router.post(
     "/predictions/{id}/cancel", response_model=ServedEnvelope, summary="Cancel a prediction"
 )
-async def cancel(service: Served, owner: Owner, base: Base, id: Id) -> JSONResponse:
+async def cancel(
+    request: Request, service: Served, owner: Owner, base: Base, id: Id
+) -> JSONResponse:
     """Stop a prediction: at once where it waits, between two steps where it runs.
 
     It then is failed, with an error that says so. One that has ended stays as it is.
     """
     one, has_ended = await service.write(service.cancel, id, owner)
     service.note_cancelled(one, has_ended=has_ended)
-    return await _show(service, one, base)
+    return await _show(request, one, base)
+
+
+def most_bytes(limits: ReadLimits) -> int:
+    """How large the body of a submission may be, which is the largest of all bodies."""
+    return int(limits.max_bytes * _BASE64_FACTOR) + _FIELDS_BYTES
 
 
 async def _take_in(
@@ -215,45 +215,77 @@ async def _take_in(
     key: str | None,
 ) -> tuple[Stored, bool]:
     """Read a submission and take it in; nothing of it stays in memory while its end is awaited."""
-    most = int(service.limits.max_bytes * _BASE64_FACTOR) + _FIELDS_BYTES
-    fields = await read_object(request, most)
-    taken = await service.write(
-        service.intake.take, fields, webhook, owner=owner, base=base, key=key
+    found = await run_in_threadpool(
+        service.judging.submission,
+        await read_object(request, most_bytes(service.limits)),
+        webhook,
+        owner=owner,
+        base=base,
+        key=key,
+    )
+    # However long it then waits for the disk or the store, others are parsed and judged.
+    end_turn(request)
+    taken = (
+        (found, False)
+        if isinstance(found, Stored)
+        else await service.write(service.intake.submit, found, owner=owner, base=base)
     )
     give_back(request)
     return taken
 
 
-async def _answer_when_over(service: Service, id: str, owner: str, base: str) -> JSONResponse:
-    """The final answer, or after some time the one that says to go on asking."""
-    ends_at = time.monotonic() + service.settings.sync_timeout_s
-    while True:
-        one = service.find(id, owner)
-        left_s = ends_at - time.monotonic()
-        if one.is_over or left_s <= 0 or service.has_stopped:
-            break
-        await service.board.wait(id, min(left_s, _LOOK_S))
+async def _keep_and_wait(request: Request, one: Stored, owner: str, base: str) -> JSONResponse:
+    """Wait for the disk, and meanwhile for the end."""
+    answering = asyncio.create_task(_answer_when_over(request, one.id, owner, base))
+    try:
+        await run_in_threadpool(service_of(request).intake.keep, one)
+    except BaseException:
+        answering.cancel()
+        raise
+    return await answering
+
+
+async def _answer_when_over(request: Request, id: str, owner: str, base: str) -> JSONResponse:
+    """The final answer, or after some time the one that says to go on asking.
+
+    At once where too many wait already: each of them keeps a connection from everybody else.
+    """
+    service, began = service_of(request), time.monotonic()
+    most_s = service.settings.sync_timeout_s
+    with service.board.seat(owner) as has_seat:
+        while True:
+            one = service.find(id, owner)
+            waited_s = min(time.monotonic() - began, most_s)
+            if one.is_over or not has_seat or waited_s >= most_s or service.has_stopped:
+                break
+            await service.board.wait(id, min(most_s - waited_s, _LOOK_S))
+            if await request.is_disconnected():
+                break  # nobody reads the answer, and another one may have the seat
     if one.is_over:
-        return await _show(service, one, base)
-    shown = still_running(service.show(one, base), service.settings.sync_timeout_s)
+        return await _show(request, one, base)
+    # In whole seconds, where it was not the setting's.
+    said_s = waited_s if waited_s >= most_s else waited_s // 1
+    shown = still_running(service.show(one, base), said_s)
     return JSONResponse(envelope(shown))
 
 
 async def _show(
-    service: Service, one: Stored, base: str, *, with_progress: bool = False
+    request: Request, one: Stored, base: str, *, with_progress: bool = False
 ) -> JSONResponse:
-    # Only pictures as base64 have to be read from the disk.
-    if one.outputs and one.fields["enable_base64_output"]:
-        shown = await run_in_threadpool(service.show, one, base)
-    else:
-        shown = service.show(one, base, with_progress=with_progress)
-    return JSONResponse(envelope(shown))
+    service = service_of(request)
+    if not (one.outputs and one.fields["enable_base64_output"]):
+        return JSONResponse(envelope(service.show(one, base, with_progress=with_progress)))
+    # Pictures as base64 have to be read from the disk, and are in memory until they are taken.
+    size = await run_in_threadpool(service.media.size_of_outputs, one.outputs)
+    async with making_answer(request, int(size * _BASE64_FACTOR)):
+        return await run_in_threadpool(lambda: DocumentAnswer(envelope(service.show(one, base))))
 
 
-async def _list(service: Service, owner: str, base: str, fields: dict[str, Any]) -> JSONResponse:
+async def _list(request: Request, owner: str, base: str, fields: dict[str, Any]) -> JSONResponse:
+    service = service_of(request)
     query = read_document(fields, ListQuery)
 
-    def find() -> ListData:
+    def find() -> JSONResponse:
         page = service.predictions.page(
             owner,
             page=query.page,
@@ -263,14 +295,19 @@ async def _list(service: Service, owner: str, base: str, fields: dict[str, Any])
             created_after=_milliseconds("created_after", query.created_after),
             created_before=_milliseconds("created_before", query.created_before),
         )
-        return ListData(
-            page=query.page,
-            page_size=query.page_size,
-            total=page.total,
-            items=[service.show_in_list(one, base) for one in page.items],
+        return answer(
+            ListData(
+                page=query.page,
+                page_size=query.page_size,
+                total=page.total,
+                items=[service.show_in_list(one, base) for one in page.items],
+            )
         )
 
-    return answer(await run_in_threadpool(find))
+    found = await run_in_threadpool(find)
+    # How much it is, prompts above all, is known only now.
+    charge_answer(request, len(found.body))
+    return found
 
 
 def _milliseconds(name: str, text: str | None) -> int | None:
@@ -298,7 +335,7 @@ def _require_open(service: Service) -> None:
 
 
 def _check_key(key: str | None) -> str | None:
-    if key is not None and not _KEY.fullmatch(key):
+    if key is not None and not KEY.fullmatch(key):
         raise InvalidParameterError(
             f"Idempotency-Key={show(key)} is not allowed; allowed: 1 to 255 printable ASCII "
             "characters.",

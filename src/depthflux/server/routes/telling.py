@@ -11,12 +11,13 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
 from depthflux.server.documents import ErrorDocument
+from depthflux.server.sending import DocumentAnswer
 
 
 def answer(data: BaseModel | list[dict[str, Any]]) -> JSONResponse:
     """The envelope around what a route has to say; fields without a value are left out."""
     plain = data.model_dump(exclude_none=True) if isinstance(data, BaseModel) else data
-    return JSONResponse({"code": 200, "message": "success", "data": plain})
+    return DocumentAnswer({"code": 200, "message": "success", "data": plain})
 
 
 def refusal(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
