@@ -38,21 +38,34 @@ def scratch_folder() -> Path:
     """
     _sweep()
     folder = Path(tempfile.mkdtemp(prefix=PREFIX))
-    lock = (folder / f"{LOCK}.new").open("wb")
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    # Under its name only once it is locked: before, somebody's sweeping passes the folder over.
-    os.rename(folder / f"{LOCK}.new", folder / LOCK)
-    _ours[folder] = lock, os.getpid()
+    try:
+        _ours[folder] = _lock(folder), os.getpid()
+        (folder / INSIDE).mkdir(mode=_PRIVATE)
+    except OSError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     atexit.register(remove_scratch)
-    (folder / INSIDE).mkdir(mode=_PRIVATE)
     return folder / INSIDE
+
+
+def _lock(folder: Path) -> IO[bytes]:
+    lock = (folder / f"{LOCK}.new").open("wb")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        # Under its name only once it is locked: before, somebody's sweeping passes the folder over.
+        os.rename(folder / f"{LOCK}.new", folder / LOCK)
+    except OSError:
+        lock.close()
+        raise
+    return lock
 
 
 def remove_scratch() -> None:
     """Remove this process's folder; who ends by os._exit has to call it."""
-    for folder, (lock, process) in list(_ours.items()):
-        if process == os.getpid():
-            del _ours[folder]
+    for folder in list(_ours):
+        # Another thread may be ending the process, too.
+        lock, process = _ours.pop(folder, (None, 0))
+        if lock is not None and process == os.getpid():
             _remove(folder)
             lock.close()
     scratch_folder.cache_clear()

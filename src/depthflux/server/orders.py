@@ -57,10 +57,13 @@ class Orders:
 
 def end(code: int) -> NoReturn:
     """End the process at once: some threads listen for ever, and a step may take long."""
-    remove_scratch()
-    logging.shutdown()
-    sys.stderr.flush()
-    os._exit(code)
+    try:
+        remove_scratch()
+        logging.shutdown()
+        sys.stderr.flush()
+    finally:
+        # Whatever stands in the way, such as standard error that nobody reads any more.
+        os._exit(code)
 
 
 def _end_orphaned() -> NoReturn:

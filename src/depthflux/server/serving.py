@@ -121,12 +121,15 @@ def end_process(code: int = 0) -> NoReturn:
 def _run(serving: Coroutine[Any, Any, None]) -> None:
     """Run to the end in a loop of its own; asyncio.run would wait for every thread."""
     loop = asyncio.new_event_loop()
+    # After an error the process may still wait for a thread; then a signal ends it.
+    told_again = signal.SIG_DFL
     try:
         loop.run_until_complete(serving)
+        # Told once more it would end by the signal, and not with its exit code.
+        told_again = signal.SIG_IGN
     finally:
         for number in _ENDING:
-            # Told once more it would end by the signal, and not with its exit code.
-            signal.signal(number, signal.SIG_IGN)
+            signal.signal(number, told_again)
         loop.close()
 
 
@@ -136,8 +139,8 @@ def _open_standard_streams() -> None:
         try:
             os.fstat(number)
         except OSError:
-            # The lowest free number is this one.
-            os.open(os.devnull, os.O_RDWR)
+            # The lowest free number is this one. Workers are to have it, too.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
 
 
 def _require_text(data_dir: Path) -> None:
