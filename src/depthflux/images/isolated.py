@@ -68,7 +68,15 @@ class NoDecoderError(SetupError):
 
 
 class _BrokenError(Exception):
-    """A decoder is of no use any more; the message says why, in words about the picture."""
+    """A decoder is of no use any more; the message says why, in words about the picture.
+
+    Attributes:
+        at_start: the same of a decoder that starts, and has no picture yet.
+    """
+
+    def __init__(self, message: str, at_start: str = "it is another program") -> None:
+        super().__init__(message)
+        self.at_start = at_start
 
 
 class IsolatedDecoder:
@@ -214,7 +222,7 @@ class _Child:
         try:
             Ready.model_validate_json(self._receive_line(time.monotonic() + START_S))
         except _BrokenError as error:
-            raise _not_started(f"it {error}", self._command) from error
+            raise _not_started(error.at_start, self._command) from error
         except ValidationError as error:
             raise _not_started("it is another program", self._command) from error
         self._is_ready = True
@@ -296,7 +304,7 @@ class _Child:
         """Wait until it listens or says something."""
         wanted = (self._input, select.POLLOUT) if writing else (self._output, select.POLLIN)
         if not _is_open_for(*wanted, max(ends_at - time.monotonic(), 0)):
-            raise _BrokenError("takes too long to decode")
+            raise _BrokenError("takes too long to decode", "it takes too long")
 
     def _is_speaking(self) -> bool:
         return _is_open_for(self._output, select.POLLIN, 0)
@@ -310,13 +318,15 @@ class _Child:
         try:
             code = self._process.wait(1)
         except subprocess.TimeoutExpired:
-            return _BrokenError("makes its decoder close its pipes")
+            return _BrokenError("makes its decoder close its pipes", "it closes its pipes")
         if code == EXIT_MEMORY:
-            return _BrokenError("takes more memory to decode than a picture may")
+            return _BrokenError(
+                "takes more memory to decode than a picture may", "it takes more memory than it may"
+            )
         if code == -signal.SIGXCPU:
-            return _BrokenError("takes too long to decode")
+            return _BrokenError("takes too long to decode", "it takes too long")
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        return _BrokenError(f"ends its decoder by {how}")
+        return _BrokenError(f"ends its decoder by {how}", f"it ends by {how}")
 
 
 def _environment() -> dict[str, str]:
@@ -333,7 +343,10 @@ def _import_path() -> list[str]:
 
     Python has made the entries of PYTHONPATH absolute, which the decoder, elsewhere, could not.
     """
-    here = os.path.realpath(os.curdir)
+    here = None
+    # Whose folder was removed under it, as an old release's, has none to pass over.
+    with suppress(FileNotFoundError):
+        here = os.path.realpath(os.curdir)
     found = [
         entry
         for entry in sys.path

@@ -82,7 +82,8 @@ def make_app(service: Service, keys: Keys) -> FastAPI:
     for kind, handle in _HANDLERS.items():
         app.add_exception_handler(kind, handle)
     largest = predictions.most_bytes(service.limits)
-    app.add_middleware(Charging, bodies=Bodies(most=room_for(largest)))
+    bodies = Bodies(most=room_for(largest), has_several_keys=len(keys) > 1)
+    app.add_middleware(Charging, bodies=bodies)
     # The one that is added last is the outermost: what the gate refuses is counted, too.
     app.add_middleware(Gate, settings=service.settings)
     app.add_middleware(Observed, metrics=service.metrics)
@@ -139,7 +140,8 @@ async def _on_our_error(request: Request, error: Exception) -> JSONResponse:
         raise error
     headers: dict[str, str] = {}
     if isinstance(error, BusyError):
-        request.app.state.service.metrics.refusals.inc()
+        if getattr(request.scope.get("route"), "path", "").endswith(predictions.SUBMIT):
+            request.app.state.service.metrics.refusals.inc()
         headers["Retry-After"] = str(math.ceil(error.retry_after_s))
     if isinstance(error, StoreError):
         logger.error("%s", error)

@@ -2,7 +2,8 @@
 
 A body is charged as its bytes come, since what it announces is only said. It is given back when the
 route says that it is dealt with, and at the latest with the answer, however that comes about. A
-large answer that is in memory is charged like a body, until it has been taken.
+large answer that is in memory is charged like a body, until it has been taken. Where there are
+several keys, each has half of the room at most, from the moment that is known whose a request is.
 Knows nothing of what is in a body.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -44,14 +46,46 @@ def room_for(largest: int) -> int:
 class Bodies:
     """The bodies of all requests; of one event loop."""
 
-    def __init__(self, most: int = MOST_BYTES) -> None:
+    def __init__(self, most: int = MOST_BYTES, *, has_several_keys: bool = False) -> None:
         """Begin empty.
 
         Args:
             most: bytes of all bodies that are charged.
+            has_several_keys: whether the room is shared by more than one key.
         """
         self.most, self.charged = most, 0
+        # Two of the largest fit into all of it, so one fits into a half.
+        self._most_of_one = most // 2
+        self._has_several_keys = has_several_keys
+        self._of_owner: Counter[str] = Counter()
         self.turns = asyncio.Semaphore(MOST_LARGE)
+
+    def charge(self, count: int, owner: str | None) -> None:
+        """Charge bytes; fewer than none are given back.
+
+        Args:
+            count: of them.
+            owner: whose they are; None where that is not known.
+
+        Raises:
+            CrowdedError: there is no room for them.
+        """
+        if count > 0 and self.charged + count > self.most:
+            raise _crowded("the bodies of other requests take", self.most)
+        if self._has_several_keys and owner is not None:
+            if count > 0 and self._of_owner[owner] + count > self._most_of_one:
+                raise _crowded("other requests of this API key take", self._most_of_one)
+            self._of_owner[owner] += count
+            if not self._of_owner[owner]:
+                del self._of_owner[owner]
+        self.charged += count
+
+
+def _crowded(who: str, most: int) -> CrowdedError:
+    return CrowdedError(
+        f"{who} the {megabytes(most)} that this server has for them; try again later.",
+        retry_after_s=_RETRY_S,
+    )
 
 
 class Body:
@@ -60,26 +94,28 @@ class Body:
     def __init__(self, bodies: Bodies) -> None:
         self._bodies = bodies
         self._size = self._charged = 0
+        self._owner: str | None = None
         self._has_turn = self._is_over = False
 
+    def own(self, owner: str) -> None:
+        """Say whose it is, before anything of it is charged."""
+        self._owner = owner
+
     def add(self, count: int) -> None:
-        """Charge bytes that have come.
+        """Charge bytes that have come; fewer than none are given back.
 
         Raises:
             CrowdedError: others leave no room for them; what was charged before is given back.
         """
         self._size += count
-        if self._is_over or self._size <= FREE_BYTES:
+        if self._is_over:
             return
-        more = self._size - self._charged
-        if self._bodies.charged + more > self._bodies.most:
+        more = (self._size if self._size > FREE_BYTES else 0) - self._charged
+        try:
+            self._bodies.charge(more, self._owner)
+        except CrowdedError:
             self.give_back()
-            raise CrowdedError(
-                f"the bodies of other requests take the {megabytes(self._bodies.most)} that this "
-                "server has for them; try again later.",
-                retry_after_s=_RETRY_S,
-            )
-        self._bodies.charged += more
+            raise
         self._charged += more
 
     async def take_turn(self) -> None:
@@ -98,7 +134,7 @@ class Body:
     def give_back(self) -> None:
         """Charge nothing any more, and let another one have the turn; again, it does nothing."""
         self._is_over = True
-        self._bodies.charged -= self._charged
+        self._bodies.charge(-self._charged, self._owner)
         self._charged = 0
         self.end_turn()
 
@@ -129,6 +165,13 @@ class Charging:
             answer.give_back()
 
 
+def charge_to(request: Request, owner: str) -> None:
+    """Say whose a request is, before its body is read: it and its answer count as the owner's."""
+    for key in (_KEY, _ANSWER_KEY):
+        if (body := _body_of(request, key)) is not None:
+            body.own(owner)
+
+
 async def take_turn(request: Request) -> None:
     """Return once a request's body, which has come whole, may be parsed and checked."""
     if (body := _body_of(request)) is not None:
@@ -152,7 +195,7 @@ def charge_answer(request: Request, size: int) -> None:
 
     Args:
         request: whose.
-        size: of the answer, in bytes.
+        size: of the answer, in bytes, beside what is charged already; below 0 where that was more.
 
     Raises:
         CrowdedError: others' bodies and answers leave no room for it.

@@ -1,13 +1,14 @@
 """Control images for a worker: fetched, or from the store, and decoded in a process of their own.
 
 Where no decoder can be started that is nobody's request's fault, and may pass: it is tried again
-for a while, and then this process is given up, not the prediction.
+for a while, and then this process is given up, not the prediction, which loses no attempt by it.
 
 Knows nothing of painting, or of how a process is given up.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -45,6 +46,12 @@ class Controls:
         """
         self._media, self._decoder, self._limits = media, decoder, limits
         self._may_give_up = may_give_up
+        self._waiting: set[int] = set()
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a decoder is waited for: another picture would only wait beside this one."""
+        return bool(self._waiting)
 
     def read(self, job: Stored, require_wanted: Callable[[], None]) -> SourceImage:
         """A prediction's control image.
@@ -72,12 +79,16 @@ class Controls:
     def _decode(
         self, require_wanted: Callable[[], None], data: bytes, header: Header, limits: ReadLimits
     ) -> Pixels:
-        ends_at = time.monotonic() + PATIENCE_S
-        while True:
-            try:
-                return self._decoder.decode(data, header, limits)
-            except NoDecoderError:  # the log has it already
-                if time.monotonic() > ends_at and self._may_give_up():
-                    raise
-            require_wanted()
-            time.sleep(RETRY_S)
+        ends_at, own = time.monotonic() + PATIENCE_S, threading.get_ident()
+        try:
+            while True:
+                try:
+                    return self._decoder.decode(data, header, limits)
+                except NoDecoderError:  # the log has it already
+                    self._waiting.add(own)
+                    if time.monotonic() > ends_at and self._may_give_up():
+                        raise
+                require_wanted()
+                time.sleep(RETRY_S)
+        finally:
+            self._waiting.discard(own)

@@ -1,8 +1,9 @@
 """All connections together: how many there may be, which gives way, and when each is looked at.
 
 Whoever only waits gives way to whoever comes, the longest waiting first, so that idle connections
-keep nobody out; a request that is whole is never given up for another, nor is one whose answer
-waits to be taken. Every connection is looked at once a second, which is cheaper than a timer for
+keep nobody out; a request that is worked on is never given up for another. An answer that is being
+taken gives way last, and only where it has not been taken for some seconds: else slow readers could
+keep everybody out. Every connection is looked at once a second, which is cheaper than a timer for
 each.
 
 Knows nothing of HTTP, and not what is right for a connection to do: it looks at its own clock.
@@ -13,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import resource
+import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from enum import Enum
@@ -46,6 +48,7 @@ class Patience:
         bytes_per_s: least mean rate of a body; and of an answer that is not taken.
         rest_s: for the rest of a body after its answer.
         unread_s: how long an answer may not be taken before the rate is looked at.
+        reader_s: how long an answer may not be taken before its connection gives way to others.
         leaving_s: for reading why a connection was refused.
         connections: how many at a time.
         look_s: between two looks at all connections.
@@ -61,6 +64,7 @@ class Patience:
     bytes_per_s: int = 8 * 1024
     rest_s: float = 30.0
     unread_s: float = 30.0
+    reader_s: float = 5.0
     leaving_s: float = 2.0
     connections: int = 1024
     look_s: float = 1.0
@@ -71,6 +75,7 @@ class Waiting(Enum):
 
     HEAD = "a request, or the rest of its headers"
     BODY = "the rest of a body"
+    READER = "that what was sent is taken"
 
 
 class Member(Protocol):
@@ -94,7 +99,8 @@ class Crowd:
         """
         self.patience = patience
         self._members: dict[Member, Waiting | None] = {}
-        self._lines: dict[Waiting, OrderedDict[Member, None]] = {
+        #: Who waits, and since when.
+        self._lines: dict[Waiting, OrderedDict[Member, float]] = {
             kind: OrderedDict() for kind in Waiting
         }
         self._leaving: OrderedDict[Member, None] = OrderedDict()
@@ -118,13 +124,13 @@ class Crowd:
         return is_in
 
     def place(self, member: Member, kind: Waiting | None) -> None:
-        """Say what of a request the server waits for; None: of nothing, it is served."""
+        """Say what of a client the server waits for; None: for nothing, it is served."""
         if member not in self._members or (before := self._members[member]) is kind:
             return
         if before is not None:
             del self._lines[before][member]
         if kind is not None:
-            self._lines[kind][member] = None
+            self._lines[kind][member] = time.monotonic()
         self._members[member] = kind
 
     def see_off(self, member: Member) -> None:
@@ -142,12 +148,16 @@ class Crowd:
         self._leaving.pop(member, None)
 
     def _make_way(self) -> bool:
-        for line in self._lines.values():
-            if line:
-                oldest = next(iter(line))
-                self.leave(oldest)
-                oldest.give_way()
-                return True
+        for kind, line in self._lines.items():
+            if not line:
+                continue
+            oldest, since = next(iter(line.items()))
+            waited_s = time.monotonic() - since
+            if kind is Waiting.READER and waited_s <= self.patience.reader_s:
+                continue
+            self.leave(oldest)
+            oldest.give_way()
+            return True
         return False
 
     def _look_at_all(self) -> None:

@@ -221,20 +221,20 @@ class Intake:
         if not is_output_name(asked.control_file):
             return None
         name = f"{new_secret()}.{asked.control_file.rpartition('.')[2]}"
-        data = self._media.keep_output(asked.control_file, name)
-        format = format_of(data) if data is not None else None
-        if data is None or format is None:
+        kept = self._media.keep_output(asked.control_file, name)
+        format = format_of(kept.first) if kept is not None else None
+        if kept is None or format is None:
             self._media.remove_uploads([name])
             raise no_such_picture()
-        return _picture(name, data, format, hashlib.sha256(data).hexdigest())
+        return _picture(name, kept.size, format, kept.sha256)
 
     def _write_picture(self, judged: Judged, *, flush: bool) -> Picture:
         data, format = judged.data, judged.format
         require_room(self._media.uploads, len(data))
         name = f"{new_secret()}.{EXTENSIONS[format]}"
         digest = self._media.write_upload(name, data, flush=flush)
-        return _picture(name, data, format, digest)
+        return _picture(name, len(data), format, digest)
 
 
-def _picture(name: str, data: bytes, format: PictureFormat, digest: str) -> Picture:
-    return Picture(name=name, size=len(data), sha256=digest, media_type=MEDIA_TYPES[format])
+def _picture(name: str, size: int, format: PictureFormat, digest: str) -> Picture:
+    return Picture(name=name, size=size, sha256=digest, media_type=MEDIA_TYPES[format])

@@ -10,16 +10,20 @@ Knows nothing of rows.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import logging
 import os
+import stat
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 
 from depthflux.errors import OutputError
 from depthflux.files import (
+    HASH_CHUNK_BYTES,
     flush_file,
     is_regular,
     make_folder,
@@ -27,6 +31,7 @@ from depthflux.files import (
     read_regular,
     write_atomically,
 )
+from depthflux.server.disk import require_room
 from depthflux.server.errors import StoreError
 from depthflux.server.names import is_file_name
 
@@ -34,6 +39,25 @@ logger = logging.getLogger("depthflux")
 
 #: A file that no row names may be about to get its row; older ones are not.
 _SWEEP_AGE_S = 3600.0
+#: By so many of its first bytes a picture's format is known.
+_FIRST_BYTES = 64
+#: Why there can be no link: another disk, one that knows none, or no more of this file.
+_NO_LINK = {errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP}
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A file that was kept under another name.
+
+    Attributes:
+        first: its first bytes, by which its format is known.
+        size: in bytes.
+        sha256: 64 hexadecimal digits.
+    """
+
+    first: bytes
+    size: int
+    sha256: str
 
 
 class Media:
@@ -76,7 +100,7 @@ class Media:
         _write(self.uploads / name, data, flush=flush)
         return hashlib.sha256(data).hexdigest()
 
-    def keep_output(self, name: str, new_name: str) -> bytes | None:
+    def keep_output(self, name: str, new_name: str) -> Kept | None:
         """Keep a finished picture as a control image, too; it stays when the other is deleted.
 
         Args:
@@ -84,23 +108,29 @@ class Media:
             new_name: the control image's; on the disk as after `write_upload` without a flush.
 
         Returns:
-            Its bytes; None where there is no such picture, or no more.
+            What it is; None where there is no such picture, or no more.
 
         Raises:
             StoreError, OSError: the disk refuses.
         """
         output, upload = self.outputs / name, self.uploads / new_name
         try:
-            data = read_regular(output)
+            kept = _sum_up(output)
             # A link is as old as what it leads to, and old ones that no row names yet are swept.
             os.utime(output, follow_symlinks=False)
+            self._link_or_copy(output, upload, kept.size)
         except FileNotFoundError:
             return None
+        return kept
+
+    def _link_or_copy(self, output: Path, upload: Path, size: int) -> None:
         try:
             os.link(output, upload, follow_symlinks=False)
-        except OSError:  # deleted just now, or a disk that knows no links or no more of this file
-            _write(upload, data, flush=False)
-        return data
+        except OSError as error:
+            if error.errno not in _NO_LINK:
+                raise
+            require_room(self.uploads, size)
+            _write(upload, read_regular(output), flush=False)
 
     def flush_upload(self, name: str) -> None:
         """Return once a control image is on the disk.
@@ -139,8 +169,7 @@ class Media:
 
     def size_of_outputs(self, names: list[str]) -> int:
         """How many bytes finished pictures have together; what is gone has none."""
-        paths = [self.outputs / name for name in names]
-        return sum(path.lstat().st_size for path in paths if is_regular(path))
+        return sum(_size_of(self.outputs / name) for name in names)
 
     def read_outputs(self, names: list[str]) -> list[bytes]:
         """The bytes of finished pictures.
@@ -177,6 +206,26 @@ class Media:
             known_uploads: names of uploads, likewise.
         """
         return _sweep(self.outputs, known_outputs) + _sweep(self.uploads, known_uploads)
+
+
+def _size_of(path: Path) -> int:
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return 0
+    return found.st_size if stat.S_ISREG(found.st_mode) else 0
+
+
+def _sum_up(path: Path) -> Kept:
+    """What a file is, of which no more than a piece is in memory."""
+    digest, size = hashlib.sha256(), 0
+    with open_regular(path) as file:
+        first = file.read(_FIRST_BYTES)
+        file.seek(0)
+        while piece := file.read(HASH_CHUNK_BYTES):
+            digest.update(piece)
+            size += len(piece)
+    return Kept(first=first, size=size, sha256=digest.hexdigest())
 
 
 def _write(path: Path, data: bytes, *, flush: bool) -> None:

@@ -43,6 +43,7 @@ class Start(Message):
     lease: str
     fail_when_all_flagged: bool
     prediction_timeout_s: float
+    has_several_keys: bool
 
 
 class Wake(Message):

@@ -27,6 +27,7 @@ class Metrics:
         worker_restarts: workers that ended unasked.
         webhooks: attempts, by what became of them.
         refusals: submissions refused because too much waits or is asked for.
+        sync_waits_refused: sync submissions answered at once since too many waited.
         mean_inference_s: of the last ones, in seconds.
     """
 
@@ -62,6 +63,11 @@ class Metrics:
         self.refusals = Counter(
             "depthflux_refusals",
             "Submissions refused because too much is waiting or asked for.",
+            registry=self._registry,
+        )
+        self.sync_waits_refused = Counter(
+            "depthflux_sync_waits_refused",
+            "Sync submissions answered at once because too many were waiting.",
             registry=self._registry,
         )
         self._waiting = Gauge(

@@ -16,8 +16,9 @@ from typing import IO, NoReturn, Protocol
 from depthflux.scratch import remove_scratch
 from depthflux.server.messages import Drain, FromServer, read_from_server
 
-#: Exit codes beside those of depthflux.errors; the server only logs them.
-EXIT_ORPHANED, EXIT_BROKEN, EXIT_HUNG = 70, 75, 76
+#: Exit codes beside those of depthflux.errors. The server only logs them, but at the last it counts
+#: no attempt.
+EXIT_ORPHANED, EXIT_BROKEN, EXIT_HUNG, EXIT_NO_DECODER = 70, 75, 76, 77
 
 
 class Obedient(Protocol):

@@ -1,8 +1,9 @@
 """The longest time for a prediction: who is over it is stopped, and who does not stop, given up.
 
 Counted from when a worker takes it, reading included, without what it waits for another one's
-painting. A stop is heeded between steps; a kernel that never ends heeds nothing, and only the end
-of the process helps then. Reading has bounds of its own, and ends by itself.
+painting. A stop is heeded between steps; a kernel that never ends heeds nothing, nor does a painter
+that fetches LoRAs, and only the end of the process helps then. Reading control images has bounds of
+its own, and ends by itself.
 
 Knows nothing of the store, or of what giving up means.
 """
@@ -41,7 +42,7 @@ class Overtime:
         Args:
             running: what was taken.
             limit_s: longest time for a prediction.
-            give_up: called with the id of one that was painted on after its stop.
+            give_up: called with the id of one that its painter goes on with after its stop.
             grace_s: how long it may do that, at least; longer where its steps take long.
         """
         self._running, self._limit_s, self._grace_s = running, limit_s, grace_s
@@ -65,7 +66,7 @@ class Overtime:
         for id, since in self._stopped_at.items():
             self._running.stop_late(id)
             grace_s = max(self._grace_s, GRACE_STEPS * self._running.longest_step_s(id))
-            if now - since > grace_s and self._running.is_painting(id):
+            if now - since > grace_s and self._running.is_in_painter(id):
                 self._give_up(id)
 
 

@@ -240,6 +240,7 @@ class Running:
             board=board,
             metrics=metrics,
             on_ended=self._postman.ring,
+            has_several_keys=len(keys) > 1,
             command=command,
         )
         self.service.supervisor = self._supervisor

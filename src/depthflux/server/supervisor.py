@@ -36,6 +36,7 @@ from depthflux.server.messages import (
 )
 from depthflux.server.metrics import Metrics
 from depthflux.server.names import new_secret
+from depthflux.server.orders import EXIT_NO_DECODER
 from depthflux.server.places import Place, State, death_of, kill, pause_after, worker_environment
 from depthflux.server.settings import ServerSettings
 
@@ -76,6 +77,7 @@ class Supervisor:
         board: Board,
         metrics: Metrics,
         on_ended: Callable[[], None],
+        has_several_keys: bool,
         command: Sequence[str] = COMMAND,
     ) -> None:
         """Start nothing yet.
@@ -88,11 +90,13 @@ class Supervisor:
             board: told of steps and ends.
             metrics: told of restarts and times.
             on_ended: called after each prediction's end.
+            has_several_keys: whether room is to be left for another key's predictions.
             command: how a worker is started.
         """
         self._settings, self._target, self._engine_settings = settings, target, engine_settings
         self._jobs, self._board, self._metrics = jobs, board, metrics
         self._on_ended, self._command = on_ended, command
+        self._has_several_keys = has_several_keys
         self._drain_told = asyncio.Event()
         self.places: list[Place] = []
         self.model = ""
@@ -223,9 +227,9 @@ class Supervisor:
             process.pid,
             code,
         )
-        await self._take_back(place)
+        await self._take_back(place, counted=code != EXIT_NO_DECODER)
 
-    async def _take_back(self, place: Place) -> None:
+    async def _take_back(self, place: Place, *, counted: bool) -> None:
         """Take a dead worker's lease back, however long the store refuses; not while draining.
 
         What the dead worker had taken would wait for ever, since no other may take it. When the
@@ -233,7 +237,7 @@ class Supervisor:
         """
         while True:
             try:
-                failed = await self._release(place)
+                failed = await self._release(place, counted=counted)
                 break
             except (*STORE_PROBLEMS, TimeoutError) as error:
                 logger.error("a lease cannot be taken back: %s", first_line(error))
@@ -248,7 +252,7 @@ class Supervisor:
         self._note_ends(failed)
         self.wake()
 
-    async def _release(self, place: Place) -> list[str]:
+    async def _release(self, place: Place, *, counted: bool) -> list[str]:
         """Release a lease in the store; while draining it is given little time for that.
 
         Raises:
@@ -259,8 +263,9 @@ class Supervisor:
                 self._jobs.release,
                 place.lease,
                 most_attempts=self._settings.max_attempts,
-                # A prediction that the server itself broke off has not had its attempt.
-                counted=not self._drain_told.is_set(),
+                # A prediction that the server itself broke off has not had its attempt, nor has
+                # one that nobody could read.
+                counted=counted and not self._drain_told.is_set(),
             )
         )
         told = asyncio.create_task(self._drain_told.wait())
@@ -288,6 +293,7 @@ class Supervisor:
             lease=place.lease,
             fail_when_all_flagged=self._settings.moderation == "fail",
             prediction_timeout_s=self._settings.prediction_timeout_s,
+            has_several_keys=self._has_several_keys,
         )
 
     async def _hear_until_dead(self, place: Place, process: asyncio.subprocess.Process) -> None:

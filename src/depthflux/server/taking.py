@@ -16,7 +16,7 @@ from typing import IO, Literal, Self
 
 from depthflux.server.messages import Alive, Message
 
-#: Being read, waiting for another one's painting to end, being painted, and after that.
+#: Being read, waiting for its turn to be painted, being painted, and after that.
 Phase = Literal["reading", "waiting", "painting", "writing"]
 
 #: A second prediction is taken when the first one's steps are expected to end so soon, in seconds.
@@ -97,24 +97,27 @@ class Running:
     #: Stops remembered of predictions that were not here; a word may come before what it is of.
     _MOST_EARLY = 1000
 
-    def __init__(self, on_ending: Callable[[], None]) -> None:
+    def __init__(self, on_ending: Callable[[], None], *, has_several_owners: bool = True) -> None:
         """Begin with none.
 
         Args:
             on_ending: called when one is about to end, so that another may be taken.
+            has_several_owners: whether room is to be left for what another owner has fetched.
         """
-        self._on_ending = on_ending
-        # Each change is one operation on a set or dictionary, which the interpreter does whole.
+        self._on_ending, self._has_several_owners = on_ending, has_several_owners
+        #: Held where one's phase changes, since that may stop and start the times of others. All
+        #: else is one operation on a set or dictionary, which the interpreter does whole.
+        self._changing = threading.Lock()
         self._stopped: set[str] = set()
         self._late: set[str] = set()
         self._alone: set[str] = set()
         self._early: deque[str] = deque(maxlen=self._MOST_EARLY)
         self._first_step: dict[str, float] = {}
         #: When room is there beside each: while its control image is read, soon; while it is
-        #: painted, shortly before its end.
+        #: painted, shortly before its end; while it waits for another one's, never.
         self._room_at: dict[str, float] = {}
         #: What is done with each, since when its time runs, and what of it had gone before it
-        #: waited.
+        #: waited for another one's painting.
         self._phase: dict[str, Phase] = {}
         #: Whose each is, of those whose control image is not here.
         self._fetched_for: dict[str, str] = {}
@@ -134,49 +137,63 @@ class Running:
             alone: whether nothing is to be taken beside it, to its very end.
             fetched_for: whose it is, where its control image has to be fetched.
         """
-        self._room_at[id] = math.inf if alone else time.monotonic() + READ_AHEAD_S
-        self._late.discard(id)
-        self._since[id] = time.monotonic()
-        if fetched_for is not None:
-            self._fetched_for[id] = fetched_for
-        self._phase[id] = "reading"
         if alone:
             self._alone.add(id)
+        if fetched_for is not None:
+            self._fetched_for[id] = fetched_for
+        self._late.discard(id)
+        with self._changing:
+            self._since[id] = time.monotonic()
+            self._phase[id] = "reading"
+            self._room_at[id] = self._soon(id)
         # Afterwards, as `stop` notes it before: so one of the two sees the other.
         if id in self._early:
             self._stopped.add(id)
 
     def note_read(self, id: str) -> None:
-        """One has been read, and waits for its turn to be painted; its time stands still."""
-        self._room_at[id] = math.inf
-        self._phase[id] = "waiting"
-        self._spent[id] = time.monotonic() - self._since.pop(id)
+        """One has been read, and waits for its turn; while another's is, its time stands still.
+
+        While none is, the painter is not done with what comes before, such as fetching LoRAs. Then
+        its time runs, and another one may be taken beside it, as while it was read.
+        """
+        with self._changing:
+            self._phase[id] = "waiting"
+            self._room_at[id] = self._soon(id)
+            self._keep_time()
 
     def note_painting(self, id: str) -> None:
         """One's turn has come, and no other's is; when it will end is not known yet."""
-        now = time.monotonic()
-        self._last_step[id] = now
-        self._since[id] = now - self._spent.pop(id)
-        self._phase[id] = "painting"
+        with self._changing:
+            now = time.monotonic()
+            self._last_step[id] = now
+            if id in self._spent:
+                self._since[id] = now - self._spent.pop(id)
+            self._phase[id], self._room_at[id] = "painting", math.inf
+            self._keep_time()
 
     def note_painted(self, id: str) -> None:
-        """One's painting is over, and its time with it."""
-        self._phase[id] = "writing"
-        self._since.pop(id, None)
+        """The painter is done with one, however that ended, and its time is over."""
+        with self._changing:
+            self._phase[id] = "writing"
+            self._since.pop(id, None)
+            self._spent.pop(id, None)
+            self._keep_time()
 
     def remove(self, id: str) -> None:
         """One has ended."""
-        for notes in (
-            self._since,
-            self._spent,
-            self._phase,
-            self._fetched_for,
-            self._first_step,
-            self._last_step,
-            self._longest_step,
-            self._room_at,
-        ):
-            notes.pop(id, None)
+        with self._changing:
+            for notes in (
+                self._since,
+                self._spent,
+                self._phase,
+                self._fetched_for,
+                self._first_step,
+                self._last_step,
+                self._longest_step,
+                self._room_at,
+            ):
+                notes.pop(id, None)
+            self._keep_time()
         for ids in (self._stopped, self._late, self._alone):
             ids.discard(id)
 
@@ -199,12 +216,12 @@ class Running:
         """Whether one is to be stopped because it has taken too long, and not by its owner."""
         return id in self._late and id not in self._stopped
 
-    def is_painting(self, id: str) -> bool:
-        """Whether one is being painted, not read, not waiting for another one, and not over."""
-        return self._phase.get(id) == "painting"
+    def is_in_painter(self, id: str) -> bool:
+        """Whether the painter is at one: not read, not waiting for another one, and not over."""
+        return self._phase.get(id) in ("waiting", "painting") and id in self._since
 
     def longer_than(self, limit_s: float) -> list[str]:
-        """Those that have been read or painted for longer."""
+        """Those whose time has run for longer."""
         now = time.monotonic()
         return [id for id, since in list(self._since.items()) if now - since > limit_s]
 
@@ -246,6 +263,8 @@ class Running:
         counts = Counter(owner for id, owner in owners if self._phase.get(id) == "reading")
         if counts.total() >= MOST_FETCHED:
             return None
+        if not self._has_several_owners:
+            return []
         return [owner for owner, count in counts.items() if count >= MOST_FETCHED_OF_ONE]
 
     @property
@@ -253,3 +272,18 @@ class Running:
         """Whether another one may be taken."""
         now = time.monotonic()
         return all(room_at <= now for room_at in list(self._room_at.values()))
+
+    def _soon(self, id: str) -> float:
+        """When another one may be taken beside one that is kept waiting, by a slow host say."""
+        return math.inf if id in self._alone else time.monotonic() + READ_AHEAD_S
+
+    def _keep_time(self) -> None:
+        """Stop the times of those that wait while another is painted, and let them run else."""
+        now, is_one_painted = time.monotonic(), "painting" in self._phase.values()
+        for id in [id for id, phase in self._phase.items() if phase == "waiting"]:
+            if is_one_painted and id in self._since:
+                self._spent[id] = now - self._since.pop(id)
+                self._room_at[id] = math.inf
+            elif not is_one_painted and id in self._spent:
+                self._since[id] = now - self._spent.pop(id)
+                self._room_at[id] = self._soon(id)

@@ -119,6 +119,8 @@ class Connection(Heads):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin, or be refused where everybody is busy."""
         super().connection_made(transport)
+        # Paused from the first byte on that waits here to the last: only then is an answer taken.
+        transport.set_write_buffer_limits(high=0)
         self.flow = Flow(transport, self.pipeline, self.loop.time)
         self._since = self.loop.time()
         if self._crowd.join(self):
@@ -146,12 +148,12 @@ class Connection(Heads):
         self._settle()
 
     def pause_writing(self) -> None:
-        """The client takes its answer slower than it is made."""
+        """Something of an answer waits to be taken."""
         super().pause_writing()
         self._settle()
 
     def resume_writing(self) -> None:
-        """The client has taken most of it."""
+        """The client has taken all of it, or the system has for it."""
         super().resume_writing()
         self._unread = None
         self._settle()
@@ -208,8 +210,10 @@ class Connection(Heads):
     def _settle(self) -> None:
         """Say what the server waits for now."""
         waiting: Waiting | None = None
-        if self.flow.write_paused or self.pipeline or self._is_deaf:
-            pass  # an answer is being taken, or somebody before is being answered
+        if self.flow.write_paused:
+            waiting = Waiting.READER
+        elif self.pipeline or self._is_deaf:
+            pass  # somebody before is being answered
         elif not self.awaits_head:
             waiting = Waiting.BODY
         elif not self.has_asked or self.cycle.response_complete:

@@ -7,8 +7,8 @@ dead, and the worker ends at once: the next server takes its lease back.
 Some threads take predictions, so that one's control image is fetched while another's last steps
 run, and its pictures are written while the next one's first do; painting itself goes one at a time,
 which is the painter's business. Another one is taken only when the first is about to end, or is
-kept waiting by its control image's host: earlier it would wait here while another GPU might be
-idle.
+kept waiting by a host of its control image or LoRAs: earlier it would wait here while another GPU
+might be idle.
 
 Knows nothing of HTTP, and of torch only what its painter knows.
 """
@@ -27,12 +27,7 @@ from pathlib import Path
 from typing import Protocol
 
 from depthflux.contract import GenerationRequest, Prediction
-from depthflux.errors import (
-    CancelledError,
-    DepthFluxError,
-    GenerationError,
-    first_line,
-)
+from depthflux.errors import CancelledError, DepthFluxError, GenerationError, first_line
 from depthflux.images import IsolatedDecoder, NoDecoderError, ReadLimits
 from depthflux.logs import log_to_standard_error
 from depthflux.server.controls import Controls
@@ -55,7 +50,14 @@ from depthflux.server.messages import (
     read_from_server,
 )
 from depthflux.server.names import new_error_word
-from depthflux.server.orders import EXIT_BROKEN, EXIT_HUNG, EXIT_ORPHANED, Orders, end
+from depthflux.server.orders import (
+    EXIT_BROKEN,
+    EXIT_HUNG,
+    EXIT_NO_DECODER,
+    EXIT_ORPHANED,
+    Orders,
+    end,
+)
 from depthflux.server.overtime import GRACE_S, Overtime, late_line
 from depthflux.server.rows import CANCELLED, Stored, output_names
 from depthflux.server.taking import TAKERS, Bell, Running, Speaker
@@ -124,7 +126,7 @@ class Worker:
         folder = Path(start.data_dir)
         self._jobs, self._media = Jobs(Database(folder)), Media(folder)
         self._bell = Bell()
-        self._running = Running(self._bell.ring)
+        self._running = Running(self._bell.ring, has_several_owners=start.has_several_keys)
         self._controls = Controls(
             self._media, decoder, painter.limits, lambda: self._running.is_only_reading
         )
@@ -172,7 +174,7 @@ class Worker:
     def _claim(self) -> Stored | None:
         """A prediction that waits, if this worker has room for it."""
         with self._claiming:
-            if not self._running.has_room:
+            if self._controls.is_waiting or not self._running.has_room:
                 return None
             try:
                 here_only_of = self._running.here_only_of
@@ -201,7 +203,7 @@ class Worker:
         except NoDecoderError as error:
             # Nobody asked for too much: this process can do no more, and the next one may.
             logger.error("prediction %s cannot be read here: %s", job.id, error)
-            end(EXIT_BROKEN)
+            end(EXIT_NO_DECODER)
         except GenerationError as error:
             # torch.compile's failures come as ours, whatever has caused them.
             self._end_if_broken(error)
@@ -231,9 +233,11 @@ class Worker:
             self._running.note_step(job.id, step, total)
             self._speaker.say(Step(id=job.id, step=step, total=total))
 
-        prediction = self._painter.paint(request, on_step, on_begin)
-        # What takes long from here on, such as a full disk, is no hung painter.
-        self._running.note_painted(job.id)
+        try:
+            prediction = self._painter.paint(request, on_step, on_begin)
+        finally:
+            # What takes long from here on, such as a full disk, is no hung painter.
+            self._running.note_painted(job.id)
         flags = prediction.has_nsfw_contents
         if self._start.fail_when_all_flagged and flags and all(flags):
             raise ModeratedError
@@ -295,7 +299,7 @@ class Worker:
         if _insist(lambda: self._jobs.fail(id, lease, CODE_FAILED, line, model)):
             # Whether a client is to be told is in the store; the postman looks.
             self._speaker.say(Ended(id=id, status="failed", code=CODE_FAILED, is_told=True))
-        if self._running.is_painting(id):
+        if self._running.is_in_painter(id):
             logger.error("prediction %s did not end when it was stopped: its painter hangs", id)
             end(EXIT_HUNG)
 

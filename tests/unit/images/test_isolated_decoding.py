@@ -21,7 +21,7 @@ from PIL import Image
 from test_damaged_pictures import mutate, seeds, with_right_checksums
 
 from depthflux import errors
-from depthflux.images import IsolatedDecoder, NoDecoderError, ReadLimits, read_image
+from depthflux.images import IsolatedDecoder, NoDecoderError, ReadLimits, isolated, read_image
 from depthflux.images.container import Header, PictureProblemError
 from depthflux.images.decoding import decode
 from depthflux.images.decoding_words import memory_for
@@ -355,20 +355,35 @@ def test_an_idle_child_that_is_of_no_use_any_more_is_replaced(tmp_path: Path, ho
 
 
 @pytest.mark.parametrize(
-    "command",
-    [("/nowhere/python",), (sys.executable, "-c", ""), (sys.executable, "-c", "print('hello')")],
-    ids=["no program", "ends", "is another program"],
+    ("command", "why"),
+    [
+        (("/nowhere/python",), "No such file or directory"),
+        ((sys.executable, "-c", ""), "it ends by exit code 0"),
+        ((sys.executable, "-c", "import os; os.abort()"), "it ends by signal SIGABRT"),
+        (
+            (sys.executable, "-c", "import os, time; os.close(1); time.sleep(9)"),
+            "it closes its pipes",
+        ),
+        ((sys.executable, "-c", "import time; time.sleep(9)"), "it takes too long"),
+        ((sys.executable, "-c", "print('hello')"), "it is another program"),
+        ((sys.executable, "-c", "print('hello' * 10000)"), "it is another program"),
+    ],
+    ids=["no program", "ends", "dies", "closes", "is silent", "is another program", "is a babbler"],
 )
 def test_a_child_that_does_not_start_is_the_operator_s_to_mend_and_no_fault_of_the_picture(
-    caplog: pytest.LogCaptureFixture, command: tuple[str, ...]
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    command: tuple[str, ...],
+    why: str,
 ) -> None:
+    monkeypatch.setattr(isolated, "START_S", 0.5 if why == "it takes too long" else 60)
     decoder = IsolatedDecoder(command=command)
 
     with caplog.at_level(logging.WARNING), pytest.raises(NoDecoderError) as refused:
         read_image(PICTURE, decoder=decoder.decode)
 
     assert isinstance(refused.value, errors.SetupError)
-    assert "the decoder's process does not start" in str(refused.value)
+    assert f"the decoder's process does not start: {why}." in str(refused.value)
     # Which program it is may be in the log, and in no answer.
     assert command[0] not in str(refused.value)
     assert [command[0] in message for message in caplog.messages] == [True]
@@ -443,6 +458,21 @@ def test_a_child_imports_nothing_from_the_current_folder(
 
     assert after.size == (4, 2)
     assert not came.exists()
+
+
+def test_a_child_starts_where_the_current_folder_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a release's folder was removed under a server that goes on."""
+    gone = tmp_path / "release"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+
+    with IsolatedDecoder() as decoder:
+        after = read_image(PICTURE, decoder=decoder.decode)
+
+    assert after.size == (4, 2)
 
 
 # Many pictures ----------------------------------------------------------------------------------

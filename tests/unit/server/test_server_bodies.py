@@ -16,7 +16,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from fastapi import Request
+from fastapi import FastAPI, Request
 from PIL import Image
 from starlette.types import Message, Receive, Scope, Send
 
@@ -64,6 +64,48 @@ def test_bodies_are_charged_as_they_come_and_no_further() -> None:
     assert bodies.charged == 600_000
     second.give_back()
     assert bodies.charged == 0
+
+
+def test_of_several_keys_one_has_half_of_the_room_and_others_the_rest() -> None:
+    bodies = Bodies(most=1_000_000, has_several_keys=True)
+    first, second, other = Body(bodies), Body(bodies), Body(bodies)
+    for body, owner in ((first, "one"), (second, "one"), (other, "another")):
+        body.own(owner)
+    first.add(400_000)
+
+    with pytest.raises(CrowdedError, match="other requests of this API key"):
+        second.add(100_001)
+
+    other.add(500_000)
+    first.add(100_000)
+    assert bodies.charged == 1_000_000
+    first.give_back()
+    third = Body(bodies)
+    third.own("one")
+    third.add(500_000)
+    assert bodies.charged == 1_000_000
+
+
+def test_one_key_has_all_of_the_room() -> None:
+    bodies = Bodies(most=1_000_000)
+    body = Body(bodies)
+    body.own("one")
+
+    body.add(1_000_000)
+
+    assert bodies.charged == 1_000_000
+
+
+def test_what_was_guessed_too_high_is_given_back() -> None:
+    bodies = Bodies(most=1_000_000)
+    body = Body(bodies)
+
+    body.add(800_000)
+    body.add(-600_000)
+    large = bodies.charged
+    body.add(-150_000)
+
+    assert (large, bodies.charged) == (200_000, 0)
 
 
 @pytest.mark.parametrize("megabytes", [32, 400])
@@ -303,6 +345,46 @@ def test_a_picture_is_not_kept_in_memory_while_its_end_is_waited_for(
 
     assert waiting == 3
     assert held < len(picture)
+
+
+# Whose a request is ----------------------------------------------------------------------------
+
+KEYS = ("first-key-0123456789", "second-key-0123456789")
+
+
+def full_for_one(monkeypatch: pytest.MonkeyPatch, service: Service, keys: Keys) -> FastAPI:
+    """An application where the first key has taken its half."""
+    bodies = Bodies(most=2_000_000, has_several_keys=True)
+    monkeypatch.setattr("depthflux.server.app.Bodies", lambda **_: bodies)
+    taken = Body(bodies)
+    taken.own(keys.owner(f"Bearer {KEYS[0]}") or "")
+    taken.add(1_000_000)
+    return make_app(service, keys)
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_bodies_count_as_their_key_s_whether_the_key_or_a_ticket_is_told(
+    monkeypatch: pytest.MonkeyPatch, database: Database, media: Media, tmp_path: Path, key: str
+) -> None:
+    settings = ServerSettings(data_dir=tmp_path)
+    service = Service(settings, EngineSettings(), database, media, Board(), Metrics())
+    app = full_for_one(monkeypatch, service, Keys(KEYS))
+    picture = noise(200)
+
+    async def run() -> list[int]:
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(app),
+            base_url="http://127.0.0.1:8000",
+            headers={"Authorization": f"Bearer {key}"},
+        ) as client:
+            requests = [await make(client, picture) for make in (submission, upload, redemption)]
+            return [(await client.send(one)).status_code for one in requests]
+
+    codes = asyncio.run(run())
+
+    assert codes == [503 if key == KEYS[0] else 200] * 3
+    # Submissions alone are counted as refused.
+    assert service.metrics.refusals._value.get() == (1 if key == KEYS[0] else 0)
 
 
 # Turns end before the writing begins ------------------------------------------------------------

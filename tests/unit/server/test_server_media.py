@@ -7,14 +7,17 @@ import hashlib
 import logging
 import os
 import time
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from depthflux.errors import OutputError
-from depthflux.server.media import Media
+from depthflux.server.errors import StoreError
+from depthflux.server.media import Kept, Media
 
 UPLOAD, OUTPUT = "u" * 32 + ".png", "o" * 32 + "-0.jpeg"
 
@@ -327,11 +330,12 @@ def test_an_output_that_is_kept_as_a_control_image_stays_when_it_is_deleted(
 
         monkeypatch.setattr(os, "link", refuse)
 
-    data = media.keep_output(OUTPUT, UPLOAD)
+    kept = media.keep_output(OUTPUT, UPLOAD)
     media.remove_outputs([OUTPUT])
     media.sweep(set, set)
 
-    assert data == media.read(UPLOAD) == b"out"
+    assert media.read(UPLOAD) == b"out"
+    assert kept == Kept(first=b"out", size=3, sha256=hashlib.sha256(b"out").hexdigest())
     assert names(media.outputs) == set()
 
 
@@ -345,6 +349,89 @@ def test_an_output_that_is_gone_or_a_link_is_kept_by_nobody(media: Media, tmp_pa
 
     assert (gone, link) == (None, None)
     assert names(media.uploads) == set()
+
+
+def test_of_an_output_that_is_kept_a_piece_is_in_memory(media: Media) -> None:
+    data = os.urandom(8 * 2**20)
+    media.write_output(OUTPUT, data)
+    tracemalloc.start()
+
+    kept = media.keep_output(OUTPUT, UPLOAD)
+
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept == Kept(first=data[:64], size=len(data), sha256=hashlib.sha256(data).hexdigest())
+    assert peak < 3 * 2**20
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ENOSPC])
+def test_where_the_disk_refuses_a_link_nothing_is_copied(
+    media: Media, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    media.write_output(OUTPUT, b"out")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, "refused")
+
+    monkeypatch.setattr(os, "link", refuse)
+
+    with pytest.raises(OSError, match="refused"):
+        media.keep_output(OUTPUT, UPLOAD)
+
+    assert names(media.uploads) == set()
+
+
+def test_an_output_that_is_deleted_before_it_is_linked_is_kept_by_nobody(
+    media: Media, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    media.write_output(OUTPUT, b"out")
+    link = os.link
+
+    def link_late(*given: Any, **named: Any) -> None:
+        media.remove_outputs([OUTPUT])
+        link(*given, **named)
+
+    monkeypatch.setattr(os, "link", link_late)
+
+    assert media.keep_output(OUTPUT, UPLOAD) is None
+    assert names(media.uploads) == set()
+
+
+def test_a_copy_is_made_only_where_the_disk_has_room(
+    media: Media, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    media.write_output(OUTPUT, b"out")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EXDEV, "another disk")
+
+    full = os.statvfs_result((4096, 4096, 10**9, 0, 0, 0, 0, 0, 0, 255))
+    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(os, "statvfs", lambda _: full)
+
+    with pytest.raises(StoreError, match="pictures are taken just now"):
+        media.keep_output(OUTPUT, UPLOAD)
+
+    assert names(media.uploads) == set()
+
+
+def test_what_is_deleted_while_outputs_are_measured_has_no_bytes(
+    media: Media, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, goes = OUTPUT, "g" * 32 + "-0.png"
+    for name in (kept, goes):
+        media.write_output(name, b"out")
+    lstat = Path.lstat
+
+    def lstat_once(path: Path) -> os.stat_result:
+        """What it tells is right, and no more a moment later."""
+        found = lstat(path)
+        (media.outputs / goes).unlink(missing_ok=True)
+        return found
+
+    monkeypatch.setattr(Path, "lstat", lstat_once)
+
+    assert media.size_of_outputs([goes, kept, goes]) == 6
 
 
 def test_a_file_that_cannot_be_deleted_keeps_no_other_one_and_is_said_once(

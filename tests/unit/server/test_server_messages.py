@@ -34,6 +34,7 @@ START = Start(
     lease="x" * 32,
     fail_when_all_flagged=True,
     prediction_timeout_s=3600,
+    has_several_keys=True,
 )
 FROM_SERVER = [START, Wake(), Cancel(id=ID), Drain()]
 FROM_WORKER = [

@@ -105,6 +105,41 @@ def test_what_one_waits_for_another_one_s_painting_is_not_counted(watched: Watch
     assert stopped == [True, False, False, True]
 
 
+def test_what_one_waits_while_none_is_painted_counts_and_it_is_given_up_as_a_painted_one(
+    watched: Watched,
+) -> None:
+    """Its painter fetches LoRAs, say."""
+    watched.running.add("a")
+    watched.running.note_read("a")
+
+    watched.look_after()
+    is_late, is_given_up = watched.running.is_late("a"), bool(watched.given_up)
+    watched.look_after()
+
+    assert (is_late, is_given_up) == (True, False)
+    assert watched.given_up == ["a"]
+
+
+def test_one_that_waits_goes_on_with_its_time_when_another_one_s_painting_is_over(
+    watched: Watched,
+) -> None:
+    watched.running.add("waits")
+    watched.running.note_read("waits")
+    for id in ("first", "second"):
+        watched.running.add(id)
+        watched.running.note_read(id)
+        watched.running.note_painting(id)
+        watched.look_after()
+        seen = [watched.running.is_late("waits"), watched.running.is_in_painter("waits")]
+        watched.running.note_painted(id)
+        assert seen == [False, False]
+
+    watched.look_after()
+
+    assert watched.running.is_late("waits")
+    assert watched.running.is_in_painter("waits")
+
+
 def test_reading_counts_whether_one_waited_afterwards_or_not(watched: Watched) -> None:
     watched.running.add("a")
     time.sleep(0.06)

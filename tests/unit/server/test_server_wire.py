@@ -309,7 +309,7 @@ def test_who_only_waits_makes_way_the_longest_waiting_first(idle: bytes) -> None
 
 
 def test_who_takes_an_answer_makes_way_for_nobody() -> None:
-    with Served(dataclasses.replace(SHORT, unread_s=60, connections=1)) as wire:
+    with Served(dataclasses.replace(SHORT, unread_s=60, reader_s=60, connections=1)) as wire:
         reader = wire.connect(
             GET.replace(b"/ ", b"/large ").replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
         )
@@ -320,6 +320,43 @@ def test_who_takes_an_answer_makes_way_for_nobody() -> None:
         assert refusal_in(answer)[0] == 503
         assert (received + rest_of(reader)).endswith(bytes(40_000_000))
         reader.close()
+
+
+def test_the_end_of_an_answer_that_waits_here_makes_way_for_nobody() -> None:
+    with Served(dataclasses.replace(SHORT, unread_s=60, reader_s=60, connections=1)) as wire:
+        wire.let_the_system_keep_little()
+        reader = wire.connect(GET.replace(b"/ ", b"/some "), taken_bytes=1)
+        begin = time.monotonic()
+        while not wire.app.seen:
+            assert time.monotonic() - begin < 10, "it is not answered"
+            time.sleep(0.01)
+        time.sleep(0.1)
+
+        answer = wire.ask(GET)
+
+        assert refusal_in(answer)[0] == 503
+        assert one_answer(reader).endswith(bytes(10_000))
+        reader.close()
+
+
+def test_who_has_not_taken_an_answer_for_long_makes_way_after_all_others() -> None:
+    with Served(dataclasses.replace(SHORT, unread_s=60, reader_s=0.5, connections=2)) as wire:
+        reader = wire.connect(GET.replace(b"/ ", b"/large "), taken_bytes=10_000)
+        time.sleep(1)
+        idle = wire.connect(GET)
+        one_answer(idle)
+
+        working = wire.connect(GET.replace(b"/ ", b"/work "))
+        rest_of_idle = rest_of(idle)
+        was_there = wire.members
+        answer = wire.ask(GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+
+        assert (rest_of_idle, was_there) == (b"", 2)
+        assert answer.startswith(b"HTTP/1.1 200")
+        assert one_answer(working).endswith(b"worked")
+        assert len(rest_of(reader)) < 40_000_000
+        for connection in (reader, idle, working):
+            connection.close()
 
 
 def test_where_all_are_busy_a_further_one_is_told_to_come_again(wire: Served) -> None:
@@ -357,6 +394,7 @@ def test_the_patience_of_a_server_is_what_the_page_says() -> None:
         bytes_per_s=8 * 1024,
         rest_s=30,
         unread_s=30,
+        reader_s=5,
         leaving_s=2,
         connections=1024,
         look_s=1,

@@ -79,6 +79,7 @@ class Workplace:
             board=self.board,
             metrics=self.metrics,
             on_ended=self._count,
+            has_several_keys=True,
             command=command or (sys.executable, "-c", HEAD + code),
         )
 
@@ -172,6 +173,7 @@ def test_a_worker_is_told_what_to_load_and_where(
         "lease": lease,
         "fail_when_all_flagged": True,
         "prediction_timeout_s": 86400,
+        "has_several_keys": True,
     }
     assert len(lease) == 32
 
@@ -386,6 +388,34 @@ def test_a_worker_that_dies_is_replaced_and_what_it_held_waits_again(
     again = one_store.read(one.id)
     assert (again.lease, again.attempts, again.finished_at) == ("", 1, None)
     assert len(set(leases)) == 2
+    assert workplace.ends == 0
+
+
+def test_a_worker_that_ends_for_want_of_a_decoder_costs_no_attempt_but_counts_as_one_that_died(
+    tmp_path: Path, one_store: Store, supervise: Callable[..., Workplace]
+) -> None:
+    one, other = one_store.submit(), one_store.submit()
+    ends = """
+ready()
+while not os.path.exists(os.path.join(start["data_dir"], start["lease"])):
+    time.sleep(0.01)
+sys.exit(77)
+"""
+
+    async def take_and_end(workplace: Workplace) -> None:
+        place = workplace.supervisor.places[0]
+        for deaths in (1, 2):
+            await until_ready(workplace)
+            for _ in range(2):
+                assert one_store.jobs.claim(place.lease) is not None
+            (tmp_path / place.lease).touch()
+            await until(lambda deaths=deaths: place.deaths == deaths)
+
+    # A single attempt that counted would fail them.
+    workplace = supervise(ends, take_and_end, max_attempts=1)
+
+    found = [one_store.read(id) for id in (one.id, other.id)]
+    assert [(one.lease, one.attempts, one.finished_at) for one in found] == [("", 0, None)] * 2
     assert workplace.ends == 0
 
 

@@ -185,6 +185,33 @@ def test_another_one_is_taken_while_the_first_waits_for_a_slow_host(
     assert (at_once, after_a_while, running.has_room) == (False, True, False)
 
 
+def test_another_one_is_taken_beside_one_whose_painter_is_not_done_with_what_comes_before_its_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As fetching LoRAs; one that waits behind another one's painting makes no room."""
+    monkeypatch.setattr(taking, "READ_AHEAD_S", 0.05)
+    running = Running(lambda: None)
+    room = []
+
+    running.add("a")
+    running.note_read("a")
+    room.append(running.has_room)
+    time.sleep(0.06)
+    room.append(running.has_room)
+    running.add("b")
+    running.note_read("b")
+    running.note_painting("b")
+    running.note_step("b", 1, 1)
+    time.sleep(0.06)
+    room.append(running.has_room)
+    running.remove("b")
+    room.append(running.has_room)
+    time.sleep(0.06)
+    room.append(running.has_room)
+
+    assert room == [False, True, False, False, True]
+
+
 def test_one_with_a_single_step_makes_room_when_it_is_done() -> None:
     rung: list[bool] = []
     running = Running(lambda: rung.append(True))
@@ -267,6 +294,8 @@ def test_beside_one_that_is_to_be_alone_nothing_is_taken_to_its_very_end(
     time.sleep(0.03)
     room.append(running.has_room)
     running.note_read("a")
+    time.sleep(0.03)
+    room.append(running.has_room)
     running.note_painting("a")
     for step in range(1, 5):
         running.note_step("a", step, 4)
@@ -274,7 +303,7 @@ def test_beside_one_that_is_to_be_alone_nothing_is_taken_to_its_very_end(
     running.remove("a")
     room.append(running.has_room)
 
-    assert room == [False] * 5 + [True]
+    assert room == [False] * 6 + [True]
     assert rung == []
 
 
@@ -325,6 +354,17 @@ def test_more_than_so_many_are_not_fetched_at_a_time_nor_more_of_one_owner() -> 
     assert seen == [[], [], [], ["a"], None, [], ["b"]]
 
 
+def test_where_all_are_of_one_owner_no_place_is_kept_for_another() -> None:
+    running = Running(lambda: None, has_several_owners=False)
+    seen = []
+
+    for id in "123":
+        running.add(id, fetched_for="")
+        seen.append(running.here_only_of)
+
+    assert seen == [[], [], None]
+
+
 # A process --------------------------------------------------------------------------------------
 
 
@@ -339,6 +379,7 @@ class WorkerProcess:
         *,
         leads_group: bool = False,
         prediction_timeout_s: float = 3600,
+        has_several_keys: bool = True,
         **stand_in: Any,
     ) -> None:
         self.lease = lease
@@ -367,6 +408,7 @@ class WorkerProcess:
                 lease=lease,
                 fail_when_all_flagged=False,
                 prediction_timeout_s=prediction_timeout_s,
+                has_several_keys=has_several_keys,
             )
         )
 
@@ -853,6 +895,80 @@ def test_slow_hosts_leave_a_taker_for_pictures_that_are_here_and_room_for_anothe
     assert fetching == [2, 1]
 
 
+def test_without_several_keys_as_many_are_fetched_as_leave_a_taker_for_pictures_that_are_here(
+    database: Database, asked: Callable[..., str], work: Work
+) -> None:
+    store = Store(database)
+    fetched = [store.submit().id for _ in range(6)]
+    worker = work(code=FETCHES_FOR_EVER, has_several_keys=False)
+    worker.hear(Ready)
+    time.sleep(1)
+
+    here = asked()
+
+    assert worker.hear(Ended, id=here).status == "completed"
+    assert sum(store.read(id).status == "processing" for id in fetched) == 3
+
+
+#: A painter that is never done with what comes before its turn, as with a LoRA's slow host.
+NEVER_BEGINS = READS_SLOWLY.replace(
+    "worker.end(",
+    """
+class NeverBegins(painter.StandIn):
+    def paint(self, request, on_step, on_begin):
+        time.sleep(3600 * (request.prompt == "never"))
+        return super().paint(request, on_step, on_begin)
+
+worker.end(""",
+    1,
+).replace("painter.load", "lambda start: NeverBegins(start, {})")
+
+
+def test_one_whose_turn_never_comes_holds_up_no_other_and_is_given_up(
+    database: Database, asked: Callable[..., str], work: Work
+) -> None:
+    never, beside = asked("never"), asked()
+    worker = work(code=NEVER_BEGINS, prediction_timeout_s=3)
+
+    assert worker.hear(Ended, id=beside).status == "completed"
+    assert worker.poll() is None
+    assert worker.wait() == 76
+
+    one = Store(database).read(never)
+    assert (one.status, one.code) == ("failed", 1405)
+    assert "took longer than 3 s" in one.error
+
+
+#: A worker whose takers can write no failure for two seconds; who gives up could.
+FAILS_LATE = """
+import threading, time
+from depthflux.server import jobs, worker
+from stand_in import painter
+
+fail, tries = jobs.Jobs.fail, []
+
+def refuse(*given):
+    tries.append(time.monotonic())
+    if threading.current_thread().name != "overtime" and tries[-1] - tries[0] < 2:
+        raise worker.STORE_PROBLEMS[0]("full", None, Exception())
+    return fail(*given)
+
+jobs.Jobs.fail, worker.RETRY_S = refuse, 0.05
+worker.end(worker.run_worker(painter.load, grace_s=0.5))
+"""
+
+
+def test_one_whose_failure_cannot_be_written_is_no_hung_painter(
+    database: Database, asked: Callable[..., str], work: Work
+) -> None:
+    one, after = asked("memory"), asked()
+    worker = work(code=FAILS_LATE, prediction_timeout_s=0.5)
+
+    assert worker.hear(Ended, id=one).code != 1405
+    assert worker.hear(Ended, id=after).status == "completed"
+    assert worker.poll() is None
+
+
 #: A painter whose turns go by whom it likes: who asks for a plain picture lets another one pass.
 LETS_PASS = READS_SLOWLY.replace(
     "worker.end(",
@@ -930,11 +1046,28 @@ def test_a_decoder_that_cannot_be_started_ends_the_worker_and_no_prediction(
     id = asked()
     worker = work(code=decodes_by(tmp_path / "python", patience_s=0.3))
 
-    assert worker.wait() == 75
+    # By a code of its own, at which no attempt is counted.
+    assert worker.wait() == 77
 
     one = Store(database).read(id)
     assert (one.status, one.lease, one.attempts, one.error) == ("processing", "a-lease", 1, "")
     assert isinstance(worker.hear(Ready), Ready)
+
+
+def test_while_a_decoder_is_waited_for_nothing_else_is_taken(
+    tmp_path: Path, database: Database, asked: Callable[..., str], work: Work
+) -> None:
+    store, program = Store(database), tmp_path / "python"
+    ids = [asked() for _ in range(3)]
+    worker = work(code=decodes_by(program, patience_s=3600, read_ahead_s=0.05))
+    worker.hear(Ready)
+    time.sleep(1)
+    statuses = [store.read(id).status for id in ids]
+
+    make_program(program)
+
+    assert statuses == ["processing", "created", "created"]
+    assert [worker.hear(Ended, id=id).status for id in ids] == ["completed"] * 3
 
 
 def test_one_that_waits_for_a_decoder_is_stopped_all_the_same(
@@ -968,7 +1101,7 @@ def test_a_worker_without_a_decoder_ends_only_when_what_it_paints_is_done(
     worker.tell(Wake())
 
     assert worker.hear(Ended, id=painted).status == "completed"
-    assert worker.wait() == 75
+    assert worker.wait() == 77
     assert (store.read(unread).status, store.read(unread).attempts) == ("processing", 1)
     begun, ended = store.read(unread).started_at, store.read(painted).finished_at
     assert begun is not None
@@ -1005,6 +1138,7 @@ def test_what_has_ended_when_its_worker_would_give_it_up_stays_as_it_is(
         lease="a-lease",
         fail_when_all_flagged=False,
         prediction_timeout_s=1,
+        has_several_keys=False,
     )
     said = io.BytesIO()
     worker = Worker(start, painter.StandIn(start, {}), Speaker(said), IsolatedDecoder())

@@ -96,6 +96,10 @@ class Answers:
         await send({"type": "http.response.body", "body": b"begun", "more_body": True})
         await self._count(receive, send)
 
+    async def _some(self, receive: Any, send: Any) -> None:
+        """A few kilobytes."""
+        await _answer(send, bytes(10_000))
+
     async def _large(self, receive: Any, send: Any) -> None:
         """More than the kernel keeps, all at once, as a picture is sent."""
         await _answer(send, bytes(40_000_000))
@@ -156,6 +160,10 @@ class Served:
         """All that comes back until the server ends the connection."""
         with contextlib.closing(self.connect(data)) as connection:
             return rest_of(connection)
+
+    def let_the_system_keep_little(self) -> None:
+        """Of what is sent from now on, the system takes some kilobytes; the rest waits here."""
+        self._server.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
 
     @property
     def members(self) -> int:

@@ -9,6 +9,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from depthflux.server.bodies import charge_to
 from depthflux.server.errors import UnauthorizedError
 from depthflux.server.keys import Keys
 from depthflux.server.service import Service
@@ -35,6 +36,7 @@ async def require_owner(request: Request) -> str:
     owner = keys.owner(request.headers.get("authorization"))
     if owner is None:
         raise UnauthorizedError
+    charge_to(request, owner)
     return owner
 
 

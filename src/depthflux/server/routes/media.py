@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 
 from depthflux.images import MEDIA_TYPES, format_of
-from depthflux.server.bodies import end_turn
+from depthflux.server.bodies import charge_to, end_turn
 from depthflux.server.documents import (
     TicketAnswer,
     TicketData,
@@ -127,6 +127,7 @@ async def redeem(
     """Take in a picture's bytes; knowing the address is the permission."""
     # Before the body is read: without a ticket nobody sends us megabytes.
     ticket = await run_in_threadpool(service.intake.find_ticket, secret)
+    charge_to(request, ticket.owner)
     data = await read_bytes(request, ticket.size)
     judged = await run_in_threadpool(service.judging.promised, ticket, data)
     end_turn(request)

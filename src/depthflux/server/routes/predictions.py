@@ -8,6 +8,7 @@ writes, or reads more, goes to a thread.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import re
 import time
 from datetime import UTC, datetime
@@ -34,7 +35,7 @@ from depthflux.server.documents import (
     ListQuery,
     ServedEnvelope,
 )
-from depthflux.server.errors import DrainingError
+from depthflux.server.errors import CrowdedError, DrainingError
 from depthflux.server.names import ID_PATTERN, KEY, KEY_PATTERN, is_id
 from depthflux.server.openapi import json_body, query_of
 from depthflux.server.reading import read_document, read_object
@@ -48,8 +49,13 @@ from depthflux.server.service import Service
 
 router = APIRouter(tags=["predictions"])
 
+#: Where a prediction is submitted, behind the prefix.
+SUBMIT = f"/{HOSTED_MODEL}"
+
 #: Base64 takes four characters for three bytes; the other fields are small.
 _BASE64_FACTOR, _FIELDS_BYTES = 4 / 3, 2**20
+#: About what a prediction in a list has, its prompt a long one.
+_LISTED_BYTES = 16 * 1024
 #: How often waiting in sync mode looks into the store, should no word come, in seconds.
 _LOOK_S = 2.0
 #: When a client whose server is about to end may try again, in seconds.
@@ -69,7 +75,7 @@ Id = Annotated[
 
 
 @router.post(
-    f"/{HOSTED_MODEL}",
+    SUBMIT,
     response_model=ServedEnvelope,
     summary="Submit a prediction",
     openapi_extra=json_body(GenerationRequest),
@@ -241,6 +247,8 @@ async def _keep_and_wait(request: Request, one: Stored, owner: str, base: str) -
         await run_in_threadpool(service_of(request).intake.keep, one)
     except BaseException:
         answering.cancel()
+        # Whatever it has come to by now, nobody else asks for it.
+        await asyncio.gather(answering, return_exceptions=True)
         raise
     return await answering
 
@@ -261,8 +269,14 @@ async def _answer_when_over(request: Request, id: str, owner: str, base: str) ->
             await service.board.wait(id, min(most_s - waited_s, _LOOK_S))
             if await request.is_disconnected():
                 break  # nobody reads the answer, and another one may have the seat
+    if not (has_seat or one.is_over):
+        service.metrics.sync_waits_refused.inc()
     if one.is_over:
-        return await _show(request, one, base)
+        try:
+            return await _show(request, one, base)
+        except CrowdedError:
+            # It was accepted, so its id is told: whoever submitted it again would have it twice.
+            one = dataclasses.replace(one, outputs=[], flags=[], timings={})
     # In whole seconds, where it was not the setting's.
     said_s = waited_s if waited_s >= most_s else waited_s // 1
     shown = still_running(service.show(one, base), said_s)
@@ -304,9 +318,11 @@ async def _list(request: Request, owner: str, base: str, fields: dict[str, Any])
             )
         )
 
-    found = await run_in_threadpool(find)
+    guessed = query.page_size * _LISTED_BYTES
+    async with making_answer(request, guessed):
+        found = await run_in_threadpool(find)
     # How much it is, prompts above all, is known only now.
-    charge_answer(request, len(found.body))
+    charge_answer(request, len(found.body) - guessed)
     return found
 
 
