@@ -31,15 +31,7 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.pop(name, None)
 
 
-#: Tests that share a thing made in the source folder or a server of their own: one after another.
-TOGETHER = ("clients",)
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        # Of several processes that share the tests, one gets all of a file, with its servers.
-        folder = item.path.parent.name
-        item.add_marker(pytest.mark.xdist_group(folder if folder in TOGETHER else item.path.name))
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:
         return

@@ -7,6 +7,7 @@ versions are looked for once a day.
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import json
 import os
@@ -163,11 +164,16 @@ def install(client: HostedClient) -> Path:
     folder = INSTALLED / client.name
     stamp = folder / "installed"
     wanted = client.requirement if client.is_pinned else f"{client.requirement} {_today()}"
-    if not stamp.exists() or stamp.read_text() != wanted:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        (_install_python if _is_python(client) else _install_javascript)(folder, client.requirement)
-        stamp.write_text(wanted)
+    INSTALLED.mkdir(parents=True, exist_ok=True)
+    # Several processes may share the tests.
+    with (INSTALLED / f"{client.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not stamp.exists() or stamp.read_text() != wanted:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            install_it = _install_python if _is_python(client) else _install_javascript
+            install_it(folder, client.requirement)
+            stamp.write_text(wanted)
     return folder
 
 
