@@ -325,7 +325,8 @@ def test_waiting_for_a_prediction_keeps_a_part_of_the_connections_and_no_more(
 
         def has_a_seat() -> bool | None:
             one = wait()
-            return not select.select([one], [], [], 0.5)[0] or None
+            # Long, lest a slow refusal is taken for a seat.
+            return not select.select([one], [], [], 3)[0] or None
 
         waiting = [wait() for _ in range(70)]
         guarded.until(lambda: len(answered(waiting)) >= 6 or None, timeout_s=10)

@@ -306,13 +306,16 @@ def test_a_child_that_misbehaves_costs_its_picture_and_no_other(
 
     with hasty, caplog.at_level(logging.WARNING):
         first = child_of(hasty)
+        before = time.monotonic()
         with pytest.raises(errors.UnreadableImageError, match=words) as refused:
             read_image(PICTURE, decoder=hasty.decode)
+        took_s = time.monotonic() - before
         is_gone = not is_alive(first)
         hasty._timeout_s = 30
         after = read_image(PICTURE, decoder=hasty.decode)
 
     assert is_gone
+    assert took_s < 30
     assert refused.value.hosted_code == 1402
     assert "\n" not in str(refused.value)
     assert len(caplog.messages) == 1

@@ -312,9 +312,10 @@ def test_a_picture_is_not_kept_in_memory_while_its_end_is_waited_for(
     settings = ServerSettings(data_dir=tmp_path, sync_timeout_s=60)
     service = Service(settings, EngineSettings(), database, media, Board(), Metrics())
     app = make_app(service, Keys([]))
+    bodies = next(one for one in app.user_middleware if one.cls is Charging).kwargs["bodies"]
     picture = as_text(noise(1200))
 
-    async def run() -> tuple[int, int]:
+    async def run() -> tuple[int, int, int]:
         async with httpx.AsyncClient(
             transport=httpx.ASGITransport(app), base_url="http://127.0.0.1:8000"
         ) as client:
@@ -335,15 +336,15 @@ def test_a_picture_is_not_kept_in_memory_while_its_end_is_waited_for(
                 await asyncio.sleep(0.2)
             held, _ = tracemalloc.get_traced_memory()
             tracemalloc.stop()
-            waiting = sum(not one.done() for one in asking)
+            waiting, charged = sum(not one.done() for one in asking), bodies.charged
             service.end_waiting()
             for one in asking:
                 assert (await one).json()["data"]["status"] == "processing"
-            return held, waiting
+            return held, waiting, charged
 
-    held, waiting = asyncio.run(run())
+    held, waiting, charged = asyncio.run(run())
 
-    assert waiting == 3
+    assert (waiting, charged) == (3, 0)
     assert held < len(picture)
 
 
