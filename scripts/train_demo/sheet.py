@@ -1,20 +1,57 @@
 """Draws what a person looks at: the contact sheet and the example pictures. It measures nothing."""
 
 import random
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from train_demo.grammar import canonical_prompt
+from train_demo.grammar import Words, canonical_prompt
 from train_demo.measure import SCALES, SIDE, STEPS, Case, Demo, as_image, unseen_cases
 from train_demo.pictures import HELD_OUT_SEED
 from train_demo.render import render
-from train_demo.scenes import sample_scene
+from train_demo.scenes import Scene, sample_scene
 
 _CELL, _LABEL = 256, 22
-_EXAMPLE_SIDE = 1024
-_EXAMPLES = (("one-object", 1, 21), ("two-objects", 2, 22), ("three-objects", 3, 23))
 _TALL = (864, 1636)
+
+
+@dataclass(frozen=True)
+class Example:
+    """One picture of examples/.
+
+    Attributes:
+        name: of its files, `<name>.png` and `<name>-depth.png`.
+        count: how many objects it shows.
+        offset: of its scene's seed, beyond those that were trained on.
+        size: width and height in pixels.
+        files: which of `picture` and `depth` are written.
+    """
+
+    name: str
+    count: int
+    offset: int
+    size: tuple[int, int] = (1024, 1024)
+    files: tuple[str, ...] = ("picture", "depth")
+
+
+_PICTURE = ("picture",)
+# The first three show the demo; the others give the suites of `bench hosted` a picture for every
+# case, in the shape of its size. Each scene was chosen for objects that are whole and apart.
+_EXAMPLES = (
+    Example("one-object", 1, 21),
+    Example("two-objects", 2, 22),
+    Example("three-objects", 3, 23),
+    Example("tall-pair", 2, 227, (648, 1227), _PICTURE),
+    Example("portrait-sphere", 1, 124, (720, 960), _PICTURE),
+    Example("portrait-cone", 1, 128, (624, 912), _PICTURE),
+    Example("upright-pair", 2, 225, (896, 1120), _PICTURE),
+    Example("square-trio", 3, 325, (896, 896), _PICTURE),
+    Example("landscape-cone", 1, 126, (1152, 864), _PICTURE),
+    Example("landscape-pair", 2, 224, (1216, 832), _PICTURE),
+    Example("wide-trio", 3, 326, (1344, 768), _PICTURE),
+    Example("supplied", 3, 329, (1024, 1024), ("depth",)),
+)
 
 
 def contact_sheet(folder: Path, path: Path, *, rows: int = 8) -> None:
@@ -87,22 +124,35 @@ def _assemble(
 
 
 def write_examples(folder: Path) -> None:
-    """Writes unseen source pictures, their depth maps, and prompts asking for other colours."""
+    """Writes unseen source pictures, depth maps, and prompts asking for other colours."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = []
-    for name, count, offset in _EXAMPLES:
-        scene = sample_scene(random.Random(HELD_OUT_SEED + offset), count=count)
-        picture = render(scene, _EXAMPLE_SIDE, _EXAMPLE_SIDE, rays=3)
-        case = Case(scene, picture, offset)
-        as_image(picture.colour).save(folder / f"{name}.png", optimize=True)
-        case.control.convert("L").save(folder / f"{name}-depth.png", optimize=True)
-        lines.append(f"{name}.png: {canonical_prompt(scene.words())}")
-        other = sample_scene(random.Random(offset), count=count).words()
-        repainted = [
-            (colour, shape)
-            for (colour, _), (_, shape) in zip(other.objects, scene.words().objects, strict=True)
-        ]
-        lines.append(
-            f"{name}.png: {canonical_prompt(type(other)(tuple(repainted), other.floor, other.sky))}"
+    for example in _EXAMPLES:
+        width, height = example.size
+        scene = sample_scene(
+            random.Random(HELD_OUT_SEED + example.offset),
+            aspect=width / height,
+            count=example.count,
         )
+        lines += _write_example(folder, example, scene)
     (folder / "prompts.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _write_example(folder: Path, example: Example, scene: Scene) -> list[str]:
+    """Writes an example's files; the lines of two prompts for it."""
+    width, height = example.size
+    case = Case(scene, render(scene, height, width, rays=3), example.offset)
+    name = f"{example.name}.png"
+    if "depth" in example.files:
+        case.control.convert("L").save(folder / f"{example.name}-depth.png", optimize=True)
+    if "picture" in example.files:
+        as_image(case.picture.colour).save(folder / name, optimize=True)
+    else:
+        name = f"{example.name}-depth.png"
+    other = sample_scene(random.Random(example.offset), count=example.count).words()
+    repainted = [
+        (colour, shape)
+        for (colour, _), (_, shape) in zip(other.objects, scene.words().objects, strict=True)
+    ]
+    asked = Words(tuple(repainted), other.floor, other.sky)
+    return [f"{name}: {canonical_prompt(words)}" for words in (scene.words(), asked)]

@@ -334,7 +334,7 @@ def _merge(
 
 def profile_names() -> list[str]:
     """The profiles in configs/, sorted."""
-    return sorted(path.stem for path in _configs_folder().glob("*.toml"))
+    return sorted(path.stem for path in configs_folder().glob("*.toml"))
 
 
 def describe_setting(name: str) -> str:
@@ -350,7 +350,7 @@ def describe_setting(name: str) -> str:
 def _read_profile(profile: str | Path) -> tuple[str, dict[str, Any]]:
     path = Path(profile)
     if path.suffix != ".toml":
-        path = _configs_folder() / f"{profile}.toml"
+        path = configs_folder() / f"{profile}.toml"
         if str(profile) not in profile_names():
             problem = unknown_name_problem(str(profile), profile_names(), kind="profile")
             raise SettingsError(
@@ -366,7 +366,7 @@ def _read_profile(profile: str | Path) -> tuple[str, dict[str, Any]]:
         raise SettingsError(f"the profile {path} is no valid TOML: {first_line(error)}.") from error
 
 
-def _configs_folder() -> Path:
+def configs_folder() -> Path:
     """configs/ as installed beside the code, or at the root of the repository it runs from."""
     package = Path(__file__).parent
     installed = package / "configs"

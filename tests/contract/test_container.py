@@ -336,7 +336,8 @@ def test_the_pip_steps_pass_in_a_bare_environment(tmp_path: Path) -> None:
     package = ROOT / "src" / "depthflux"
     files = {path.relative_to(package) for path in package.rglob("*") if path.is_file()}
     files = {path for path in files if "__pycache__" not in path.parts}
-    files |= {Path("configs") / path.name for path in (ROOT / "configs").glob("*.toml")}
+    beside = (path for name in ("configs", "examples") for path in (ROOT / name).rglob("*.*"))
+    files |= {path.relative_to(ROOT) for path in beside}
     assert len(installs) == 2
     assert [str(path) for path in files if not (installed / path).is_file()] == []
     version = _in_image(tmp_path, "python -c 'import depthflux; print(depthflux.__file__)'")
