@@ -1,0 +1,1 @@
+"""Two sides that speak the hosted API, compared: recorded, repeatable, paid for once."""
