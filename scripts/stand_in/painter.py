@@ -105,11 +105,13 @@ class StandIn:
         seconds = float(rest) if word == "slow" else self._seconds
         _misbehave(word, rest)
         started = time.perf_counter()
-        steps = request.num_inference_steps * request.num_images
+        steps = 0 if request.only_depth_map else request.num_inference_steps * request.num_images
         for step in range(1, steps + 1):
             left = seconds * step / steps - (time.perf_counter() - started)
             time.sleep(max(left, 0))
             on_step(step, steps)
+        if not steps:
+            time.sleep(seconds)
         return _prediction(request, flagged=word == "flagged", milliseconds=round(1000 * seconds))
 
     def is_broken_by(self, error: Exception) -> bool:
@@ -149,8 +151,8 @@ def _prediction(request: GenerationRequest, *, flagged: bool, milliseconds: int)
         model=MODEL,
         images=[],
         depth_map=Image.new("L", (1, 1)),
-        files=[file] * request.num_images,
-        has_nsfw_contents=[flagged] * request.num_images,
+        files=[file] * request.picture_count,
+        has_nsfw_contents=[flagged] * request.picture_count,
         timings={"inference": milliseconds},
         record={},
     )

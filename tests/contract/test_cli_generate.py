@@ -123,6 +123,28 @@ def test_a_withheld_picture_and_fields_for_servers_are_warned_about(
     assert json.loads(result.stdout)["data"]["has_nsfw_contents"] == [True]
 
 
+def test_a_depth_map_alone_is_what_the_depth_command_writes_and_is_made_again_from_its_record(
+    cli: Call, tmp_path: Path
+) -> None:
+    words = ("--prompt", "x", "--num-images", 3, "--fit", "cover", "--only-depth-map")
+    settings = ("--size", "512*512", "--profile", "demo")
+
+    made = cli(*DEMO, *words, "--out", tmp_path / "made")
+    cli("depth", demo_source(), "--out", tmp_path / "map.png", "--fit", "cover", *settings)
+    again = cli(
+        "generate", "--from-record", made.stdout.strip(), "--out", tmp_path / "again", "--json"
+    )
+
+    assert made.exit_code == 0, made.stderr
+    assert "depthflux/demo: the depth map of 512*512 in" in made.stderr
+    with Image.open(made.stdout.strip()) as map, Image.open(tmp_path / "map.png") as other:
+        assert map.mode == "L"
+        assert map.tobytes() == other.tobytes()
+    assert "the same pixels as" in again.stderr
+    data = Envelope(**json.loads(again.stdout)).data
+    assert (len(data.outputs), data.has_nsfw_contents) == (1, [False])
+
+
 def test_from_record_gives_the_same_pixels_and_says_so(
     made: tuple[Result, Path], cli: Call, tmp_path: Path
 ) -> None:

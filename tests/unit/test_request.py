@@ -71,6 +71,7 @@ def test_every_addition_to_the_hosted_fields_is_optional_and_off() -> None:
         "invert_depth": False,
         "depth_normalization": "minmax",
         "fit": "stretch",
+        "only_depth_map": False,
         "output_format": "png",
         "enable_base64_output": False,
         "enable_sync_mode": False,
@@ -101,6 +102,7 @@ def test_every_addition_to_the_hosted_fields_is_optional_and_off() -> None:
         ({"guidance_scale": float("inf")}, "guidance_scale=inf"),
         ({"guidance_scale": 0.99}, "guidance_scale=0.99 … from 1 to 30"),
         ({"enable_safety_checker": "yes"}, "enable_safety_checker='yes' … true or false"),
+        ({"only_depth_map": 1}, "only_depth_map=1 … true or false"),
         ({"fit": "crop"}, "fit='crop' … one of stretch, cover, contain"),
         ({"control_image": ""}, "control_image=''"),
         ({"loras": "ink"}, "loras='ink' is not allowed; allowed: at most 5 of {"),
@@ -244,6 +246,14 @@ def test_picture_i_has_the_seed_plus_i_modulo_ten_to_the_ten(seed: int, count: i
     request = GenerationRequest(prompt="x", seed=seed, num_images=count)
 
     assert request.picture_seeds() == [(seed + i) % 10**10 for i in range(count)]
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_a_depth_map_alone_is_one_picture_whatever_is_asked_for_beside_it(count: int) -> None:
+    request = GenerationRequest(prompt="x", seed=7, num_images=count, only_depth_map=True)
+
+    assert (request.picture_count, request.picture_seeds()) == (1, [7])
+    assert GenerationRequest(prompt="x", num_images=count).picture_count == count
 
 
 def test_minus_one_draws_a_seed_and_a_given_one_stays() -> None:

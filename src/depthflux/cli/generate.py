@@ -154,6 +154,8 @@ def report(prediction: Prediction, *, as_json: bool) -> None:
 def summary(prediction: Prediction) -> str:
     """Model, count, size, seed and time of a prediction, on one line."""
     request, seconds = prediction.request, prediction.timings["inference"] / 1000
+    if request.only_depth_map:
+        return f"{prediction.model}: the depth map of {request.size} in {seconds:.1f} s"
     count = f"{request.num_images} picture{'s' if request.num_images > 1 else ''}"
     return (
         f"{prediction.model}: {count} of {request.size} in {seconds:.1f} s "

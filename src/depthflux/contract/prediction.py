@@ -95,6 +95,7 @@ class Prediction:
         request: the request, its seed drawn.
         model: the model's id, as `data.model` says it.
         images: the pictures, RGB, exactly of the requested size; a flagged one is a placeholder.
+            With only_depth_map, the depth map and no other.
         depth_map: what the model was given, mode "L", near = white, of the requested size.
         files: the pictures encoded, each with its record.
         has_nsfw_contents: one flag a picture; all False where the checker was off.

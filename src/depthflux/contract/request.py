@@ -131,6 +131,9 @@ class GenerationRequest(BaseModel):
         "minmax", description="How relative depth becomes grey values."
     )
     fit: Fit = Field("stretch", description="How a control image of another shape is fitted.")
+    only_depth_map: bool = Field(
+        False, description="Answer with the depth map alone; nothing is painted."
+    )
     output_format: OutputFormat = Field("png", description="The pictures' file format.")
     enable_base64_output: bool = Field(
         False, description="Answer with bare base64 instead of addresses."
@@ -220,6 +223,11 @@ class GenerationRequest(BaseModel):
         """The picture's size in pixels."""
         return parse_size(self.size)
 
+    @property
+    def picture_count(self) -> int:
+        """How many pictures are answered with; a depth map alone is one, whatever num_images is."""
+        return 1 if self.only_depth_map else self.num_images
+
     def with_seed_drawn(self) -> Self:
         """The same request with its seed fixed: -1 becomes a random one in 0..9999999999."""
         if self.seed != RANDOM_SEED:
@@ -228,7 +236,7 @@ class GenerationRequest(BaseModel):
 
     def picture_seeds(self) -> list[int]:
         """The seed of each picture: (seed + i) mod 10^10. The seed must have been drawn."""
-        return [(self.seed + index) % SEED_COUNT for index in range(self.num_images)]
+        return [(self.seed + index) % SEED_COUNT for index in range(self.picture_count)]
 
     def fields(self) -> dict[str, Any]:
         """Every field but the control image, as JSON values."""

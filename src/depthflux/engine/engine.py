@@ -128,7 +128,7 @@ class Engine:
             request: the request; or its fields as keyword arguments instead.
             on_step: called after each denoising step with the steps done and their total over all
                 pictures; whatever it raises stops the run and reaches the caller. It counts anew
-                where memory ran out and the run begins a second time.
+                where memory ran out and the run begins a second time. A depth map alone has none.
             on_begin: called once when the control image and LoRAs have been read and no other run
                 goes on any more; whatever it raises stops the run, too.
             fields: the request's fields, see `GenerationRequest`.
@@ -154,7 +154,7 @@ class Engine:
         limits = ReadLimits.from_settings(self.settings.values)
         start = time.perf_counter()
         source = read_image(request.control_image, limits=limits)
-        loras = self.loras.take(request.loras)
+        loras = [] if request.only_depth_map else self.loras.take(request.loras)
         read_ms = round(1000 * (time.perf_counter() - start))
         with self._alone(), torch.no_grad(), translated_failures(request):
             if on_begin is not None:
@@ -164,7 +164,7 @@ class Engine:
                     lambda notes: self._run(request, source, loras, created_at, on_step, notes),
                     Canvas(*request.dimensions, grid=self.model.grid),
                     steps=request.num_inference_steps,
-                    pictures=request.num_images,
+                    pictures=request.picture_count,
                     let_go=self._forget,
                 )
             except NonFiniteError:
@@ -211,6 +211,13 @@ class Engine:
         with self._phase(clock, "depth"):
             placed = self._controls.place(source, request, canvas)
             warnings = [*placed.warnings, *notes]
+        # Where the map alone is asked for it is the one picture, and nothing is painted or judged.
+        if request.only_depth_map:
+            facts = self._facts_of(request, source, loras, canvas, warnings, created_at)
+            with self._finisher(request, facts) as finisher, clock.phase("encode"):
+                finisher.add(placed.picture)
+                finished = finisher.finished()
+            return _prediction(request, self.model.id, placed.picture, finished, clock, created_at)
 
         # 5  bring the model to the asked control scale and LoRAs
         with self._phase(clock, "control_scale"):
@@ -262,8 +269,6 @@ class Engine:
                 finished = finisher.finished()
 
         # 12  the prediction
-        for warning in warnings:
-            logger.warning("%s", warning)
         return _prediction(request, self.model.id, placed.picture, finished, clock, created_at)
 
     def _facts_of(
@@ -276,6 +281,7 @@ class Engine:
         created_at: datetime,
     ) -> dict[str, Any]:
         """What the records of a request's pictures share."""
+        safety = self._safety_for(request)
         return {
             "created_at": format_time(created_at),
             **self._facts,
@@ -286,7 +292,7 @@ class Engine:
                 "max_batch": self.ladder.plan.batch,
             },
             **provenance.describe_run(request, source, loras, canvas, self.settings.values),
-            "safety": self.safety.identity() if request.enable_safety_checker else {},
+            "safety": safety.identity() if safety else {},
             "hardware": provenance.describe_machine(self.model.placement.device),
             "warnings": warnings,
         }
@@ -300,8 +306,12 @@ class Engine:
                 prediction, facts, index=index, seed=seeds[index], withheld=withheld
             )
 
-        safety = self.safety if request.enable_safety_checker else None
-        return Finisher(request.output_format, safety, describe)
+        return Finisher(request.output_format, self._safety_for(request), describe)
+
+    def _safety_for(self, request: GenerationRequest) -> SafetyChecker | None:
+        """What judges a request's pictures; None where nothing does."""
+        is_judged = request.enable_safety_checker and not request.only_depth_map
+        return self.safety if is_judged else None
 
     @contextmanager
     def _phase(self, clock: PhaseClock, phase: Phase) -> Iterator[None]:
@@ -352,12 +362,14 @@ def _prediction(
     clock: PhaseClock,
     created_at: datetime,
 ) -> Prediction:
-    """Step 12: put the prediction together."""
+    """Step 12: put the prediction together, and say what there is to say."""
     record = finished[0].record
+    for warning in record["warnings"]:
+        logger.warning("%s", warning)
     return Prediction(
         request=request,
         model=model,
-        images=[one.picture for one in finished],
+        images=[one.picture.convert("RGB") for one in finished],
         depth_map=depth_map,
         files=[one.file for one in finished],
         has_nsfw_contents=[one.withheld for one in finished],

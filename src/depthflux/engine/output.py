@@ -33,7 +33,7 @@ class FinishedPicture:
     """A picture as the prediction takes it.
 
     Attributes:
-        picture: RGB; a placeholder where it is withheld.
+        picture: RGB, or L for a depth map; a placeholder where it is withheld.
         withheld: whether the safety checker flagged it.
         record: what is inside the file.
         file: the picture encoded.
@@ -81,7 +81,11 @@ class Finisher:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def add(self, picture: Image.Image) -> None:
-        """Begin to finish the next picture, RGB, not to be changed from now on; returns at once."""
+        """Begin to finish the next picture; returns at once.
+
+        Args:
+            picture: RGB, or L for a depth map; not to be changed from now on.
+        """
         # In this order: a worker that waits for a flag never waits for one that has not begun.
         flag = self._pool.submit(self._judge, picture)
         finished = self._pool.submit(self._finish, len(self._flags), picture, flag)

@@ -165,7 +165,9 @@ class Removed:
 def output_names(one: Stored) -> list[str]:
     """What the files of a prediction's pictures are called: the same in every attempt."""
     extension = one.fields["output_format"]
-    return [f"{one.secret}-{index}.{extension}" for index in range(one.fields["num_images"])]
+    # What versions before have accepted does not have the field.
+    count = 1 if one.fields.get("only_depth_map") else one.fields["num_images"]
+    return [f"{one.secret}-{index}.{extension}" for index in range(count)]
 
 
 _COLUMNS = tuple(predictions.columns.keys())

@@ -232,7 +232,7 @@ class ServerSettings(BaseModel):
             InvalidParameterError: it asks for more; the message names the first such field.
         """
         width, height = request.dimensions
-        caps = (
+        painting = (
             ("num_images", request.num_images, self.max_images, f"at most {self.max_images}"),
             (
                 "num_inference_steps",
@@ -240,13 +240,15 @@ class ServerSettings(BaseModel):
                 self.max_steps,
                 f"at most {self.max_steps}",
             ),
-            (
-                "size",
-                width * height / 1e6,
-                self.max_megapixels,
-                f"{describe_allowed('size')}, and at most {self.max_megapixels:g} million pixels",
-            ),
         )
+        size = (
+            "size",
+            width * height / 1e6,
+            self.max_megapixels,
+            f"{describe_allowed('size')}, and at most {self.max_megapixels:g} million pixels",
+        )
+        # A depth map alone is one picture that takes no steps, whatever the fields say.
+        caps = (size,) if request.only_depth_map else (*painting, size)
         for name, value, most, allowed in caps:
             if value > most:
                 given = getattr(request, name)

@@ -123,6 +123,53 @@ def test_a_picture_made_by_the_server_is_made_again_from_its_record(
     assert before == after
 
 
+def test_a_depth_map_alone_is_the_one_that_pictures_are_guided_by(
+    tmp_path: Path, cli: Call, demo_engine: Any
+) -> None:
+    source = Path("examples/one-object.png").read_bytes()
+    body = {
+        "prompt": "depth map",
+        "size": "864*1636",
+        "fit": "contain",
+        "depth_normalization": "percentile",
+        "only_depth_map": True,
+        "num_images": 4,
+        "enable_base64_output": True,
+        "enable_sync_mode": True,
+    }
+    with serving(tmp_path, "--profile", "demo") as (address, _):
+        wait_until_ready(address)
+        data = httpx.post(
+            address + SUBMIT,
+            json={**body, "control_image": base64.b64encode(source).decode()},
+            timeout=120,
+        ).json()["data"]
+    path = tmp_path / "depth.png"
+    path.write_bytes(base64.b64decode(data["outputs"][0], validate=True))
+
+    made = cli("generate", "--from-record", path, "--out", tmp_path / "again")
+
+    painted = demo_engine.generate(
+        prompt="a blue cone",
+        control_image=source,
+        num_inference_steps=1,
+        **{name: body[name] for name in ("size", "fit", "depth_normalization")},
+    )
+    served = Image.open(path)
+    assert (data["status"], data["has_nsfw_contents"], len(data["outputs"])) == (
+        "completed",
+        [False],
+        1,
+    )
+    assert 0 < data["executionTime"] == data["timings"]["inference"]
+    assert "denoise" not in data["timings"]
+    assert (served.mode, served.size) == ("L", (864, 1636))
+    assert served.tobytes() == painted.depth_map.tobytes()
+    assert made.exit_code == 0, made.stderr
+    assert "the same pixels as" in made.stderr
+    assert Image.open(made.stdout.strip()).tobytes() == served.tobytes()
+
+
 def test_an_engine_that_cannot_load_ends_the_server_with_its_one_line(tmp_path: Path) -> None:
     with serving(tmp_path, "--profile", "demo", "--device", "cuda:7") as (_, process):
         code = process.wait(120)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -378,6 +379,16 @@ def test_pictures_have_the_same_names_in_every_attempt(store: Store) -> None:
     assert output_names(again) == before
     assert before == [f"{one.secret}-{index}.jpeg" for index in range(3)]
     assert len({one.secret, store.submit().secret}) == 2
+
+
+def test_a_depth_map_alone_has_one_name_whatever_num_images_is(store: Store) -> None:
+    one = store.running(num_images=3, only_depth_map=True)
+    fields = {name: value for name, value in one.fields.items() if name != "only_depth_map"}
+
+    accepted_before_there_was_the_field = dataclasses.replace(one, fields=fields)
+
+    assert output_names(one) == [f"{one.secret}-0.png"]
+    assert len(output_names(accepted_before_there_was_the_field)) == 3
 
 
 def test_what_pictures_names_begin_with_is_known_of_all_predictions(store: Store) -> None:

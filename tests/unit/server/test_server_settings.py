@@ -281,3 +281,13 @@ def test_a_request_that_asks_for_more_than_a_cap_is_refused_and_one_at_it_is_not
         num_images=settings.max_images, num_inference_steps=settings.max_steps, size="512*512"
     )
     settings.require_allowed(at_the_cap)
+
+
+def test_of_a_depth_map_alone_only_the_size_is_capped() -> None:
+    settings = resolve(max_images=1, max_steps=1, max_megapixels=0.5)
+
+    settings.require_allowed(
+        request(size="512*512", num_images=4, num_inference_steps=50, only_depth_map=True)
+    )
+    with pytest.raises(InvalidParameterError, match=r"size='1024\*512'"):
+        settings.require_allowed(request(size="1024*512", only_depth_map=True))

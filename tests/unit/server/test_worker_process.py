@@ -533,6 +533,21 @@ def test_a_worker_paints_what_waits_and_ends_it_in_the_store_before_it_says_so(
     assert isinstance(worker.hear(Ready), Ready)
 
 
+def test_a_worker_writes_a_depth_map_alone_as_one_file_and_tells_no_step(
+    database: Database, media: Media, asked: Callable[..., str], work: Work
+) -> None:
+    id = asked(num_images=3, only_depth_map=True)
+    worker = work()
+
+    ended = worker.hear(Ended)
+
+    one = Store(database).read(id)
+    assert (ended.id, ended.status) == (id, "completed")
+    assert (len(one.outputs), one.flags) == (1, [False])
+    assert media.find(one.outputs[0]) is not None
+    assert not any(isinstance(message, Step) for message in worker.heard)
+
+
 def test_a_worker_that_is_woken_looks_at_once_and_works_on_after_any_failure(
     database: Database, asked: Callable[..., str], work: Work
 ) -> None:

@@ -51,7 +51,9 @@ _ONE_SIDE = "only depthflux heeds it, so the two sides would not be asked for th
 _FETCHED = "both sides' pictures are fetched from their addresses"
 #: Fields of a request that no case may have, and why.
 REFUSED_FIELDS = {
-    **dict.fromkeys(("depth_normalization", "fit", "output_format", "loras"), _ONE_SIDE),
+    **dict.fromkeys(
+        ("depth_normalization", "fit", "only_depth_map", "output_format", "loras"), _ONE_SIDE
+    ),
     "enable_base64_output": _FETCHED,
     "webhook_url": _FETCHED,
     "enable_sync_mode": "it is said for a whole run, with --sync-mode",
