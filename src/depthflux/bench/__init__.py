@@ -1,4 +1,4 @@
-"""Benchmarks: diffusers and depthflux timed side by side, in one process, on the same pictures.
+"""Benchmarks: diffusers and depthflux timed side by side; the hosted endpoint and this machine.
 
     plan          what is timed; what makes no sense is refused before torch is imported
     models        FLUX.1-dev's shapes with random weights, a small one, the packaged miniature
@@ -15,6 +15,9 @@
     speed         the run: all of the above in order, and the document of its results
     table, chart  the document for a person to read
     goals         what is to be reached on a GPU, held against documents
+    hosted        the hosted endpoint and this machine, asked for the same pictures
+    quality       what pictures are worth: measures and their intervals
+    report        that comparison for a person to read
 
 Knows nothing of command lines.
 """

@@ -11,8 +11,11 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
+
+import numpy as np
 
 from depthflux.bench.rounds import spread
 
@@ -26,7 +29,21 @@ SAMPLED = {
     "utilization.gpu": "busy_percent",
     "memory.used": "used_mebibytes",
 }
+WATTS = list(SAMPLED.values()).index("watts")
 DESCRIBED = ("name", "driver_version", "memory.total", "power.limit", "clocks.max.sm", "uuid")
+
+
+@dataclass(frozen=True)
+class Energy:
+    """What a GPU drew over some spans of time.
+
+    Attributes:
+        joules: above nothing, so what it draws when idle is in it.
+        seconds: of the spans, each moment once however many of them overlap.
+    """
+
+    joules: float
+    seconds: float
 
 
 class GpuSamples:
@@ -106,11 +123,48 @@ class GpuSamples:
                 summary[name] = known
         return summary
 
+    def energy(self, spans: Sequence[tuple[float, float]]) -> Energy | None:
+        """What was drawn over some spans; None where there are fewer than two samples of power.
+
+        Between two samples power is taken to change evenly, before the first and after the last to
+        stay as it was there.
+
+        Args:
+            spans: as `within`; where they overlap, as of tasks that run at a time, once.
+        """
+        power = [
+            (moment, values[WATTS])
+            for moment, values in list(self._samples)
+            if values[WATTS] is not None
+        ]
+        if len(power) < 2:
+            return None
+        moments, watts = zip(*power, strict=True)
+        joules = seconds = 0.0
+        for start, end in merged(spans):
+            between = [moment for moment in moments if start < moment < end]
+            edges = np.array([start, *between, end])
+            drawn = np.interp(edges, moments, watts)
+            joules += float(np.sum(np.diff(edges) * (drawn[1:] + drawn[:-1]) / 2))
+            seconds += end - start
+        return Energy(joules, seconds) if seconds > 0 else None
+
     def _read(self, process: subprocess.Popen[str]) -> None:
         for line in process.stdout or ():
             values = [number(value) for value in line.split(",")]
             if len(values) == len(SAMPLED):
                 self._samples.append((time.time(), values))
+
+
+def merged(spans: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The same moments as spans in order, none of which overlap."""
+    result: list[tuple[float, float]] = []
+    for start, end in sorted(spans):
+        if result and start <= result[-1][1]:
+            result[-1] = result[-1][0], max(end, result[-1][1])
+        else:
+            result.append((start, end))
+    return result
 
 
 def selected_gpu(device: str) -> str:

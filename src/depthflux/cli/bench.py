@@ -1,6 +1,7 @@
 """`depthflux bench speed`: diffusers and depthflux side by side on this machine.
 
-Everything that can be refused is refused before torch is imported and a model is loaded.
+Everything that can be refused is refused before torch is imported and a model is loaded. The other
+command of the group, `hosted`, is in depthflux.cli.bench_hosted.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 import click
 
 from depthflux.bench.plan import BASELINES, MODELS, make_plan
+from depthflux.cli.bench_hosted import hosted
 from depthflux.cli.config import PIPE_COLUMNS
 from depthflux.cli.messages import say, verbose_option
 from depthflux.cli.options import given_settings, json_option, setting_options
@@ -27,6 +29,7 @@ GROUP_EPILOG = """\b
 Examples:
   depthflux bench speed --model demo --systems E,exact
   depthflux bench speed --model full --size "1024*1024" --size "864*1636" --out bench
+  depthflux bench hosted --suite quick --out first-look
 """
 SPEED_EPILOG = f"""\b
 Systems:
@@ -44,6 +47,9 @@ Examples:
 @click.group(epilog=GROUP_EPILOG)
 def bench() -> None:
     """Measure depthflux on this machine."""
+
+
+bench.add_command(hosted)
 
 
 @bench.command(epilog=SPEED_EPILOG)

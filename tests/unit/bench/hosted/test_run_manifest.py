@@ -1,0 +1,104 @@
+"""The manifest: a recording is what it says to the byte, or is not believed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from depthflux.bench.hosted.folder import RunFolder
+from depthflux.bench.hosted.manifest import MOST_TOLD, verify, write_manifest
+from depthflux.errors import InvalidParameterError
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Path:
+    """A folder of four files and their manifest."""
+    folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    for name in ("plan.json", "hosted/side.json", "hosted/ant-0/0.jpg", "hosted/ant-0/1.jpg"):
+        folder.write(name, name.encode())
+    write_manifest(folder)
+    return folder.path
+
+
+def test_a_recording_as_it_was_written_is_believed(recording: Path) -> None:
+    manifest = verify(recording)
+
+    assert [entry.file for entry in manifest.files] == [
+        "hosted/ant-0/0.jpg",
+        "hosted/ant-0/1.jpg",
+        "hosted/side.json",
+        "plan.json",
+    ]
+    assert manifest.files[3].bytes == len("plan.json")
+
+
+def test_all_differences_are_told_in_one_line(recording: Path) -> None:
+    (recording / "hosted/ant-0/0.jpg").write_bytes(b"another")
+    (recording / "hosted/side.json").unlink()
+    (recording / "hosted/new\x1b[2J.txt").write_bytes(b"")
+
+    with pytest.raises(InvalidParameterError) as caught:
+        verify(recording)
+
+    message = str(caught.value)
+    assert "hosted/ant-0/0.jpg was changed" in message
+    assert "hosted/side.json is missing" in message
+    assert "new\\x1b[2J.txt' was added" in message
+    assert message.isprintable()
+
+
+def test_of_many_differences_the_first_are_told_and_the_rest_counted(recording: Path) -> None:
+    for number in range(MOST_TOLD + 5):
+        (recording / f"stray-{number}").write_bytes(b"")
+
+    with pytest.raises(InvalidParameterError, match="; and 5 more; give the folder"):
+        verify(recording)
+
+    assert len(list(recording.glob("stray-*"))) == MOST_TOLD + 5
+
+
+def test_an_empty_change_of_a_byte_is_seen(recording: Path) -> None:
+    path = recording / "plan.json"
+    path.write_bytes(path.read_bytes().replace(b"p", b"q", 1))
+
+    with pytest.raises(InvalidParameterError, match=r"plan\.json was changed"):
+        verify(recording)
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_link_is_no_file_of_a_recording(kind: str, recording: Path, tmp_path: Path) -> None:
+    place = recording / ("plan.json" if kind == "file" else "hosted/ant-0")
+    place.rename(tmp_path / "elsewhere")
+    place.symlink_to(tmp_path / "elsewhere")
+
+    with pytest.raises(InvalidParameterError, match="is missing") as caught:
+        verify(recording)
+
+    assert "was added" in str(caught.value) or kind == "file"
+
+
+def test_a_folder_without_a_manifest_is_to_be_finished_first(tmp_path: Path) -> None:
+    with pytest.raises(InvalidParameterError, match=r"no manifest\.json in it.*--resume"):
+        verify(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/b/c/d"])
+def test_a_manifest_leads_nowhere_else(name: str, recording: Path) -> None:
+    manifest = json.loads((recording / "manifest.json").read_bytes())
+    manifest["files"].append({"file": name, "bytes": 1, "sha256": "0" * 64})
+    (recording / "manifest.json").write_text(json.dumps(manifest))
+
+    with pytest.raises(InvalidParameterError, match="which is no file of a run"):
+        verify(recording)
+
+
+def test_a_file_named_twice_is_told(recording: Path) -> None:
+    manifest = json.loads((recording / "manifest.json").read_bytes())
+    manifest["files"].append(manifest["files"][0])
+    (recording / "manifest.json").write_text(json.dumps(manifest))
+
+    with pytest.raises(InvalidParameterError, match="a file is named twice"):
+        verify(recording)
