@@ -33,6 +33,7 @@ COMMANDS = {
     "weights": Entry("weights", "List, fetch, verify and prepare the weights."),
     "warmup": Entry("warmup", "Compile a profile's blocks and keep the result for later starts."),
     "config": Entry("config", "Show the settings of the engine."),
+    "comfyui": Entry("comfyui", "Install the nodes for ComfyUI."),
     "bench": Entry("bench", "Measure depthflux on this machine."),
 }
 

@@ -1,0 +1,147 @@
+"""An engine behind `depthflux serve`: submits, watches, cancels, and decodes what comes.
+
+Answers hold the pictures themselves, so no address in an answer is ever asked. Knows nothing of
+ComfyUI but through a `Watch`.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import re
+import time
+from typing import Any, NamedTuple
+
+from .addresses import Address
+from .declared import size_of
+from .errors import NoAnswerError, NodeError, tell
+from .exchange import ask
+from .painted import DEPTH_MAP_PROMPT, Painted, envelope_of
+from .pictures import Pixels, is_grey, pixels_of
+from .running import Watch
+
+_SUBMIT = "/api/v3/wavespeed-ai/flux-control-lora-depth"
+_PREDICTIONS = "/api/v3/predictions"
+#: How often a prediction is looked at, in seconds.
+POLL_S = 0.2
+#: How long a server may give no answer while a prediction of ours runs: it may be restarted, and
+#: what it has accepted survives that.
+AWAY_S = 60.0
+#: Cancelling is a courtesy, which must not keep the user waiting.
+_CANCEL_S = 5.0
+
+
+class ServedEngine(NamedTuple):
+    """A server, by its address."""
+
+    address: Address
+
+    def paint(self, fields: dict[str, Any], png: bytes, watch: Watch) -> Painted:
+        """The pictures, and the depth map by a second prediction that paints nothing.
+
+        Raises:
+            NodeError: the server refuses or fails, or gives no answer.
+        """
+        data = self._predict(fields, png, watch)
+        pictures = self._pictures(data, fields, fields.get("num_images", 1))
+        depth_map = self.depth_map(fields, png, watch)
+        return Painted(pictures, depth_map, envelope_of(data, fields))
+
+    def depth_map(self, fields: dict[str, Any], png: bytes, watch: Watch) -> Pixels:
+        """The depth map alone: what pictures of these fields are guided by.
+
+        Raises:
+            NodeError: the server refuses or fails, or gives no answer.
+        """
+        asked = {**fields, "prompt": DEPTH_MAP_PROMPT, "only_depth_map": True, "loras": []}
+        (picture,) = self._pictures(self._predict(asked, png, watch, bar=False), fields, 1)
+        if not is_grey(picture):
+            raise NodeError(
+                f"{self.address.text} paints where a depth map was asked for: it is an older "
+                "depthflux, or none; bring it up to date."
+            )
+        return picture
+
+    def _predict(
+        self, fields: dict[str, Any], png: bytes, watch: Watch, *, bar: bool = True
+    ) -> dict[str, Any]:
+        """Submit and wait for the end; cancels where anything stops the waiting."""
+        watch.look()
+        body = {
+            **fields,
+            "control_image": base64.b64encode(png).decode("ascii"),
+            "enable_base64_output": True,
+        }
+        id = self._id_of(ask(self.address, "POST", _SUBMIT, body))
+        try:
+            return self._wait(id, watch if bar else Quiet(watch))
+        except BaseException:
+            with contextlib.suppress(NodeError):
+                path = f"{_PREDICTIONS}/{id}/cancel"
+                ask(self.address, "POST", path, silence_s=_CANCEL_S, exchange_s=_CANCEL_S)
+            raise
+
+    def _wait(self, id: str, watch: Watch | Quiet) -> dict[str, Any]:
+        heard = time.monotonic()
+        while True:
+            watch.look()
+            try:
+                data = ask(self.address, "GET", f"{_PREDICTIONS}/{id}")
+                heard = time.monotonic()
+            except NoAnswerError:
+                if time.monotonic() - heard > AWAY_S:
+                    raise
+                data = {}
+            status = data.get("status")
+            if status == "completed":
+                return data
+            if status == "failed":
+                raise NodeError(f"{self.address.text} failed: {tell(data.get('error'))}")
+            if (progress := _progress_of(data)) is not None:
+                watch.step(*progress)
+            time.sleep(POLL_S)
+
+    def _id_of(self, data: dict[str, Any]) -> str:
+        # It becomes part of a path, so it must be what it is said to be.
+        id = data.get("id")
+        if not isinstance(id, str) or re.fullmatch(r"[0-9a-f]{32}", id) is None:
+            raise NodeError(f"{self.address.text} answers without an id; is it depthflux serve?")
+        return id
+
+    def _pictures(self, data: dict[str, Any], fields: dict[str, Any], count: int) -> list[Pixels]:
+        outputs, size = data.get("outputs"), size_of(fields["size"])
+        if not isinstance(outputs, list) or len(outputs) != count:
+            raise NodeError(f"{self.address.text} did not answer with {count} pictures.")
+        return [pixels_of(_bytes_of(output), size) for output in outputs]
+
+
+class Quiet(NamedTuple):
+    """A watch that leaves the bar where it is."""
+
+    watch: Watch
+
+    def look(self) -> None:
+        """As the watch."""
+        self.watch.look()
+
+    def step(self, _done: int, _total: int) -> None:
+        """Only look for an interrupt."""
+        self.watch.look()
+
+
+def _progress_of(data: dict[str, Any]) -> tuple[int, int] | None:
+    progress = data.get("progress")
+    if not isinstance(progress, dict):
+        return None
+    step, total = progress.get("step"), progress.get("total")
+    if isinstance(step, int) and isinstance(total, int) and 0 <= step <= total:
+        return step, total
+    return None
+
+
+def _bytes_of(output: object) -> bytes:
+    try:
+        return base64.b64decode(str(output).encode("ascii"), validate=True)
+    except (ValueError, binascii.Error):
+        return b""
