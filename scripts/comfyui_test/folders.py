@@ -88,12 +88,13 @@ def options_for(comfyui: Path, base: Path, port: int) -> list[str]:
     return [word for name, values in wanted.items() if name in known for word in (name, *values)]
 
 
-def environment_for(base: Path, key: str) -> dict[str, str]:
-    """ComfyUI's environment: nothing of depthflux's settings but the key of the server under test.
+def environment_for(base: Path, key: str, address: str = "") -> dict[str, str]:
+    """ComfyUI's environment: nothing of depthflux's settings but what the server under test takes.
 
     Args:
         base: its base directory.
         key: the server's API key.
+        address: the server's, which gets the key; empty for the one that it usually has.
     """
     own = str(Path(__file__).resolve().parents[1])
     path = [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part != own]
@@ -108,4 +109,5 @@ def environment_for(base: Path, key: str) -> dict[str, str]:
         "OMP_WAIT_POLICY": "PASSIVE",
         "HOME": str(base),
         "DEPTHFLUX_COMFYUI_API_KEY": key,
+        **({"DEPTHFLUX_COMFYUI_ADDRESS": address} if address else {}),
     }

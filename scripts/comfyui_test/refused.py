@@ -13,6 +13,9 @@ from comfyui_test.messages import Refusal, unexpected_tracebacks
 from comfyui_test.stage import Stage
 from comfyui_test.workflows import ENGINE, GENERATE, Workflow, changed, ids_of
 
+#: By so many letters of its beginning a message is told apart from another.
+_TOLD_APART = 40
+
 
 class Wrong(NamedTuple):
     """A graph that cannot run.
@@ -36,6 +39,9 @@ _WRONG = {
     # ComfyUI's own words: it knows the range from the widget.
     "a seed out of range": Wrong(GENERATE, {"seed": 10_000_000_000}, r"max of 9999999999: seed"),
     "LoRAs that are no JSON": Wrong(GENERATE, {"loras": "none"}, r"loras='none' is not allowed"),
+    "several mistakes": Wrong(
+        GENERATE, {"prompt": " ", "loras": "none"}, r"prompt=' ' is .*loras='none' is not allowed"
+    ),
     "a LoRA that is not there": Wrong(
         GENERATE, {"loras": '[{"path": "absent", "scale": 1.0}]'}, r"loras.*absent"
     ),
@@ -117,6 +123,9 @@ def _require_words(stage: Stage, name: str, workflow: Workflow, words: str) -> s
         require(queued.end == "execution_error", f"{name}: it ended in {queued.end}")
         stage.failed_runs += 1
         shown = queued.error_text()
-    require(re.search(words, shown) is not None, f"{name}: the node shows {shown!r}")
+    found = re.search(words, shown)
+    require(found is not None, f"{name}: the node shows {shown!r}")
+    begin = found[0][:_TOLD_APART] if found else ""
+    require(shown.count(begin) == 1, f"{name}: the node says so more than once: {shown!r}")
     require("\n" not in shown, f"{name}: {shown!r} is more than one line")
     return shown

@@ -131,7 +131,7 @@ def stage(folder: Path, comfyui: Path, python: Path) -> Iterator[Stage]:
             running = ComfyUI(
                 command,
                 folder=comfyui,
-                environment=environment_for(base, server.key),
+                environment=environment_for(base, server.key, server.address),
                 port=port,
                 log=folder / "comfyui.log",
             )

@@ -7,12 +7,16 @@ question for a password. Beside it the environment names proxies and a netrc.
 
 from __future__ import annotations
 
+import html
 import io
 import json
+import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from PIL import Image
@@ -20,6 +24,7 @@ from scripted_server import Asked, Reply, ScriptedServer
 
 from depthflux.bench.hosted.client import Exchange, HostedClient
 from depthflux.bench.hosted.errors import HostedError, UnreachableError
+from depthflux.bench.hosted.surroundings import Surroundings
 from depthflux.errors import DepthFluxError, SettingsError
 
 KEY = "a-key-of-these-tests-0123456789"
@@ -200,8 +205,10 @@ def test_a_proxy_of_the_environment_sees_no_key_of_a_request_over_https(tempter:
     ["http://93.184.216.34", "http://api.example", "http://me:pw@api.example", "ftp://api.example"],
 )
 def test_the_key_does_not_cross_the_internet_unencrypted(base_url: str) -> None:
+    public = Surroundings(resolver=lambda host, port: ["93.184.216.34"])
+
     with pytest.raises(SettingsError) as caught:
-        HostedClient(base_url, KEY, resolver=lambda host, port: ["93.184.216.34"])
+        HostedClient(base_url, KEY, surroundings=public)
 
     assert KEY not in str(caught.value)
 
@@ -231,7 +238,75 @@ def test_nothing_that_is_kept_or_shown_holds_the_key(tempter: Tempter) -> None:
         said.append(str(caught.value))
 
     kept = json.dumps([exchange.as_json() for exchange in tempter.exchanges])
-    assert len(tempter.exchanges) == 7
+    assert len(tempter.exchanges) == 12
     assert "echo" in kept
     assert KEY not in kept
     assert not [text for text in said if KEY in text]
+
+
+def escaped(character: str) -> str:
+    return f"\\u{ord(character):04x}"
+
+
+#: How the key may be spelt in an answer's JSON, where a program reads it all the same.
+SPELT = {
+    "its first letter escaped": escaped(KEY[0]) + KEY[1:],
+    "all escaped": "".join(map(escaped, KEY)),
+    "escaped in large letters": "".join(map(escaped, KEY)).upper().replace("\\U", "\\u"),
+    "escaped twice": "".join(map(escaped, KEY)).replace("\\", "\\\\"),
+    "in large letters": KEY.upper(),
+    "for an address": "".join(f"%{ord(character):02x}" for character in KEY),
+    "for a page": "".join(f"&#{ord(character)};" for character in KEY),
+    "for a page, hexadecimal": "".join(f"&#x{ord(character):x};" for character in KEY),
+}
+
+
+def spelt_out(text: str) -> str:
+    """A text as whoever reads it may come to see it: all escapes resolved."""
+    for _ in range(3):
+        text = html.unescape(unquote(text))
+        text = re.sub(r"\\u([0-9a-fA-F]{4})", lambda found: chr(int(found[1], 16)), text)
+    return text.lower()
+
+
+@pytest.mark.parametrize("spelt", SPELT.values(), ids=SPELT.keys())
+def test_nothing_that_is_kept_or_shown_holds_the_key_however_it_is_escaped(
+    tempter: Tempter, spelt: str
+) -> None:
+    echo = f'"status": "completed", "outputs": ["https://x.example/{spelt}"]'
+    taken = f'{{"code": 200, "data": {{"id": "{ID}", "model": "echo {spelt}", {echo}}}}}'
+    refused = f'{{"code": 400, "message": "echo {spelt}", "{spelt}": 1}}'
+    tempter.side.script = lambda _: Reply(taken.encode(), headers={"X-Request-Id": spelt})
+    said = [repr(tempter.client.poll(ID)), repr(tempter.client.submit(FIELDS))]
+    for answer in (refused, f"<html>echo {spelt}</html>"):
+        tempter.side.script = lambda _, answer=answer: Reply(answer.encode(), status=400)
+        with pytest.raises(DepthFluxError) as caught:
+            tempter.client.submit(FIELDS)
+        said.append(str(caught.value))
+
+    kept = json.dumps([exchange.as_json() for exchange in tempter.exchanges], ensure_ascii=False)
+    assert kept.count("echo") >= 4
+    assert KEY not in spelt_out(kept)
+    assert not [text for text in said if KEY in spelt_out(text)]
+
+
+@pytest.mark.parametrize("coding", ["utf-16", "utf-16-le", "utf-32-be"])
+def test_an_answer_in_another_coding_brings_no_key_either(tempter: Tempter, coding: str) -> None:
+    text = f'{{"code": 200, "data": {{"id": "{ID}", "model": "echo {KEY}", "status": "created"}}}}'
+    tempter.side.script = lambda _: Reply(text.encode(coding))
+
+    prediction = tempter.client.poll(ID)
+
+    assert "echo" in prediction.model
+    assert KEY not in prediction.model
+    assert KEY not in json.dumps([exchange.as_json() for exchange in tempter.exchanges])
+
+
+def test_a_body_of_nothing_but_escapes_is_read_in_time(tempter: Tempter) -> None:
+    tempter.side.script = lambda _: Reply(b"\\" * 2**22, status=400)
+    start = time.monotonic()
+
+    with pytest.raises(HostedError):
+        tempter.client.submit(FIELDS)
+
+    assert time.monotonic() - start < 20

@@ -7,6 +7,7 @@ and no name that leads elsewhere.
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 from installed_nodes import InstalledNodes
+from PIL import Image
 from scripted_server import Asked, Reply, ScriptedServer
 
 KEY = "a-key-of-these-tests-0123456789"
@@ -39,6 +41,24 @@ ELSEWHERE = [
     "http://user:password@127.0.0.1:8000",
     "http://127.0.0.1:8000/admin",
     "http://127.0.0.1:8000?x=",
+    "http://127.0.0.1:8000?",
+    "http://127.0.0.1:8000#",
+    "http://127.0.0.1:8000/?",
+    "http://127.0.0.1:0",
+    "http://127.0.0.1:+80",
+    "http://127.0.0.1:",
+    "http://127.0.0.1:80 80",
+    "http://[::1]x",
+    "http://[::1]:8000:1",
+    "http://[127.0.0.1]",
+    "http:user:password@127.0.0.1",
+    "//user:password@127.0.0.1",
+    "user:password@127.0.0.1:80",
+    "http://user:pass?password@127.0.0.1",
+    "http://user:pass#password/@127.0.0.1",
+    "http://user:pa/password@127.0.0.1",
+    "http://user:p password@127.0.0.1",
+    "http://127.0.0.1#token=password",
     "http://127.0.0.1:8000\r\nX: y",
     "http://127.0.0.1:99999",
     "file:///etc/passwd",
@@ -125,6 +145,72 @@ def test_the_key_goes_to_the_environment_s_address_alone(
     assert all(KEY.encode() not in asked.body for asked in thief.asked)
 
 
+@pytest.mark.parametrize("spelling", ["http://localhost:{}", "HTTP://127.0.0.1:{}/"])
+def test_the_key_s_address_is_compared_in_parts(
+    spelling: str, nodes: InstalledNodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ScriptedServer(Reply({}, status=404)) as own:
+        monkeypatch.setenv("DEPTHFLUX_COMFYUI_ADDRESS", own.url)
+        with pytest.raises(nodes.error, match=r"refuses \(404\)"):
+            nodes.generate(spelling.format(own.port))
+
+    assert [asked.headers["authorization"] for asked in own.asked] == [f"Bearer {KEY}"]
+
+
+def test_without_an_address_of_the_environment_the_key_goes_to_the_usual_one_alone(
+    nodes: InstalledNodes, thief: ScriptedServer
+) -> None:
+    addresses = nodes.module("addresses")
+    usual = ("http://127.0.0.1:8000", "http://localhost:8000/", "http://[::1]:8000")
+    others = ("http://127.0.0.1:8001", "http://127.0.0.2:8000", "https://127.0.0.1:8000")
+
+    with pytest.raises(nodes.error, match="stolen"):
+        nodes.generate(thief.url)
+
+    assert thief.asked
+    assert all("authorization" not in asked.headers for asked in thief.asked)
+    assert [addresses.key_for(addresses.read_address(one)) for one in usual] == [KEY] * 3
+    assert [addresses.key_for(addresses.read_address(one)) for one in others] == [""] * 3
+
+
+def test_the_environment_s_address_of_this_machine_still_has_to_lead_there(
+    nodes: InstalledNodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DEPTHFLUX_COMFYUI_ADDRESS", "http://127.0.0.1:8000")
+    read = nodes.module("addresses").read_address
+
+    assert not read("http://localhost:8000").may_reach(FOREIGN)
+    assert read("http://localhost:8000").may_reach("127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "gpu.example.org:8000",
+        "https://gpü.example",
+        "https://user:secret-word@gpu.example.org",
+        "https://gpu.example.org/?secret-word",
+        "https://gpu.example.org:99999",
+        "ftp://gpu.example.org",
+        "https://gpu.example.org/a b",
+    ],
+)
+def test_an_address_of_the_environment_that_is_none_is_said_and_not_repeated(
+    value: str, nodes: InstalledNodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DEPTHFLUX_COMFYUI_ADDRESS", value)
+
+    for ask in (
+        lambda: nodes.module("engines").engine_for(None),
+        lambda: nodes.generate("http://127.0.0.1:8000"),
+    ):
+        with pytest.raises(nodes.error, match="DEPTHFLUX_COMFYUI_ADDRESS of ComfyUI's") as caught:
+            ask()
+        assert "is no address" in str(caught.value)
+        assert "secret-word" not in str(caught.value)
+        assert "gpu.example.org:" not in str(caught.value)
+
+
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_no_redirect_is_followed(status: int, nodes: InstalledNodes, thief: ScriptedServer) -> None:
     with (
@@ -208,13 +294,33 @@ def test_the_key_is_in_no_widget_no_answer_and_no_error(
     def echo(asked: Asked) -> Reply:
         return Reply({"message": f"no such key: {asked.headers['authorization']}"}, status=401)
 
-    with ScriptedServer(echo) as side, pytest.raises(nodes.error, match="no such key") as caught:
-        nodes.generate(side.url)
+    with ScriptedServer(echo) as side:
+        monkeypatch.setenv("DEPTHFLUX_COMFYUI_ADDRESS", side.url)
+        with pytest.raises(nodes.error, match="no such key: Bearer …") as caught:
+            nodes.generate(side.url)
 
     widgets = [kind.INPUT_TYPES() for kind in nodes.classes.values()]
     assert KEY not in str(caught.value)
     assert KEY not in repr(widgets)
     assert "api_key" not in repr(widgets)
+
+
+def test_a_key_that_json_spells_otherwise_is_not_shown_either(
+    nodes: InstalledNodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = 'a"key\\of-these/tests-0123456789'
+    monkeypatch.setenv("DEPTHFLUX_COMFYUI_API_KEY", key)
+
+    def echo(asked: Asked) -> Reply:
+        told = "".join(f"\\u{ord(letter):04x}" for letter in asked.headers["authorization"])
+        return Reply(f'{{"message": "no such key: {told}"}}'.encode(), status=400)
+
+    with ScriptedServer(echo) as side:
+        monkeypatch.setenv("DEPTHFLUX_COMFYUI_ADDRESS", side.url)
+        with pytest.raises(nodes.error, match="no such key: Bearer …") as caught:
+            nodes.generate(side.url)
+
+    assert "these" not in str(caught.value)
 
 
 def test_a_server_that_drips_is_cut_off(
@@ -224,7 +330,7 @@ def test_a_server_that_drips_is_cut_off(
     with ScriptedServer(Reply(b" " * 40, drips_s=0.1)) as side:
         address = nodes.module("addresses").read_address(side.url)
         with pytest.raises(nodes.error, match=r"cut off|does not answer"):
-            exchange.ask(address, "GET", "/", exchange_s=0.5)
+            exchange.ask(address, exchange.Request("GET", "/"), exchange_s=0.5)
 
 
 def test_an_answer_is_not_read_for_ever(
@@ -237,6 +343,17 @@ def test_an_answer_is_not_read_for_ever(
         pytest.raises(nodes.error, match="answered with more than 1000 bytes"),
     ):
         nodes.generate(side.url)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "GIF", "PPM", "TIFF", "BMP", "WEBP", "EPS"])
+def test_no_decoder_but_png_s_is_given_what_a_server_sends(
+    format: str, nodes: InstalledNodes
+) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (512, 512)).save(buffer, format=format)
+
+    with pytest.raises(nodes.error, match="something that is no PNG"):
+        nodes.module("pictures").pixels_of(buffer.getvalue(), (512, 512))
 
 
 def test_a_picture_of_another_size_is_not_unpacked(nodes: InstalledNodes) -> None:

@@ -17,7 +17,7 @@ TABLE = PAGE.read_text(encoding="utf-8").partition("## Where to look\n")[2]
 NAMED = sorted(set(re.findall(r"`([\w./-]+)`", TABLE)) - {"auto", "fit"})
 ROOMS = sorted(
     str(path.relative_to(SOURCE))
-    for package in ("server", "images")
+    for package in ("server", "images", "bench/hosted", "bench/quality", "bench/report")
     for path in (SOURCE / package).iterdir()
     if path.suffix == ".py" and path.name != "__init__.py"
 )
@@ -36,8 +36,8 @@ def test_the_pages_it_sends_to_are_there() -> None:
 
 
 @pytest.mark.parametrize("room", ROOMS)
-def test_every_room_of_the_server_and_of_images_is_named(room: str) -> None:
-    package, name = room.removesuffix(".py").split("/")
+def test_every_room_of_a_package_is_named(room: str) -> None:
+    package, name = room.removesuffix(".py").rsplit("/", 1)
     listed = (SOURCE / package / "__init__.py").read_text(encoding="utf-8").split('"""')[1]
 
     assert room in NAMED or re.search(rf"\b{name}\b", listed)

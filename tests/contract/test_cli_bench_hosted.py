@@ -38,6 +38,19 @@ for words in sys.argv[1:]:
         print(stop.code, sorted(heavy & set(sys.modules)), file=sys.__stdout__)
 """
 
+TOLD = """
+import sys
+from pathlib import Path
+import click
+from depthflux.cli.bench_hosted import standard_output_told
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+def command(folder):
+    with standard_output_told(folder):
+        click.echo("a document" * 10_000)
+command()
+"""
+
 
 @pytest.fixture
 def key(monkeypatch: pytest.MonkeyPatch) -> str:
@@ -55,7 +68,7 @@ def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [
-        pytest.param("--out {out}", 2, "Missing option '--suite'", id="no suite"),
+        pytest.param("--out {out}", 2, "suite: is required; give --suite", id="no suite"),
         pytest.param("--suite quick", 2, "Missing option '--out'", id="no folder"),
         pytest.param("--suite quik --out {out}", 2, "did you mean quick?", id="suite"),
         pytest.param("--suite no.toml --out {out}", 2, "suite no.toml cannot be read", id="file"),
@@ -86,11 +99,16 @@ def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
             id="same profile",
         ),
         pytest.param(
-            "--suite quick --out {out} --against-profile demo --profile exact --max-cost 1 "
-            "--price-per-picture 0.1",
+            "--suite quick --out {out} --against-profile demo --profile exact --max-cost 1",
             2,
             "nothing is paid for there",
             id="limit on nothing",
+        ),
+        pytest.param(
+            "--suite quick --out {out} --against-profile demo --profile exact --api-version v2",
+            2,
+            "the hosted endpoint is not asked",
+            id="default that is said and not heeded",
         ),
         pytest.param(
             "--suite quick --out {out} --base-url http://8.8.8.8", 3, "unencrypted", id="clear"
@@ -116,6 +134,64 @@ def test_what_makes_no_comparison_is_refused_and_leaves_no_folder(
     assert told in result.stderr
     assert result.stdout == ""
     assert not out.exists()
+
+
+@pytest.mark.parametrize("option", ["--out", "--suite", "--replay", "--estimator", "--profile"])
+def test_a_path_that_is_no_utf_8_is_refused_in_one_line(
+    option: str, key: str, cli: Call, tmp_path: Path
+) -> None:
+    """It could stand neither in the report nor on the page."""
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    odd.mkdir()
+    words = {"--suite": "quick", "--out": str(tmp_path / "out"), "--base-url": NOBODY}
+    words[option] = str(odd)
+    if option == "--replay":
+        del words["--base-url"]
+
+    result = cli("bench", "hosted", *(word for pair in words.items() for word in pair))
+
+    assert result.exit_code == 2, result.stderr
+    assert result.stderr == (
+        f"error: {option.removeprefix('--')}: 'caf\\udce9' holds bytes that are no UTF-8; rename "
+        "it, or name another.\n"
+    )
+    assert list(tmp_path.iterdir()) == [odd]
+    assert list(odd.iterdir()) == []
+
+
+def test_a_setting_that_is_no_utf_8_is_refused_in_one_line(
+    key: str, cli: Call, tmp_path: Path
+) -> None:
+    odd = f"weights_dir={os.fsdecode(b'/caf' + bytes([0xE9]))}"
+
+    result = cli("bench", "hosted", "--suite", "quick", "--out", tmp_path / "out", "--set", odd)
+
+    assert result.exit_code == 2, result.stderr
+    assert "weights_dir: 'caf\\udce9' holds bytes that are no UTF-8" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["full", "closed"])
+def test_output_that_cannot_be_written_is_told_with_where_the_report_is(
+    kind: str, tmp_path: Path
+) -> None:
+    near, far = os.pipe()
+    os.close(near)
+    with Path("/dev/full").open("wb") as full:
+        run = subprocess.run(
+            [sys.executable, "-c", TOLD, str(tmp_path)],
+            stdout=full if kind == "full" else far,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    os.close(far)
+
+    reason = "No space left on device" if kind == "full" else "Broken pipe"
+    assert run.stderr == (
+        f"error: cannot write to standard output: {reason}; the report is {tmp_path}/report.json.\n"
+    )
+    assert run.returncode == 2
 
 
 def test_without_a_key_nothing_begins_and_the_variable_is_named(cli: Call, tmp_path: Path) -> None:

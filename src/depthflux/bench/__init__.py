@@ -16,8 +16,10 @@
     table, chart  the document for a person to read
     goals         what is to be reached on a GPU, held against documents
     hosted        the hosted endpoint and this machine, asked for the same pictures
+    document      what that comparison is: sides, figures, cases
     quality       what pictures are worth: measures and their intervals
     report        that comparison for a person to read
+    wording       numbers of things in words
 
 Knows nothing of command lines.
 """

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -53,9 +53,14 @@ class GpuSamples:
         missing: why there are none, in words; empty where there are.
     """
 
-    def __init__(self, device: str) -> None:
-        """Sample the GPU that a device such as `cuda:0` is."""
-        self.missing = ""
+    def __init__(self, device: str, *, now: Callable[[], float] = time.time) -> None:
+        """Sample the GPU that a device such as `cuda:0` is.
+
+        Args:
+            device: such as `cuda:0`.
+            now: seconds since 1970, by the clock that spans are told by.
+        """
+        self.missing, self._now = "", now
         if not device.startswith("cuda"):
             self.missing = f"the run was on {device}"
         elif shutil.which("nvidia-smi") is None:
@@ -108,7 +113,7 @@ class GpuSamples:
         """Median, minimum and maximum of each figure, and the number of samples; None of none.
 
         Args:
-            spans: begin and end in seconds since 1970, as `time.time` tells them.
+            spans: begin and end in seconds since 1970, by the same clock.
         """
         rows = [
             values
@@ -153,7 +158,7 @@ class GpuSamples:
         for line in process.stdout or ():
             values = [number(value) for value in line.split(",")]
             if len(values) == len(SAMPLED):
-                self._samples.append((time.time(), values))
+                self._samples.append((self._now(), values))
 
 
 def merged(spans: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
@@ -18,7 +18,8 @@ import click
 
 from depthflux.bench.hosted.accounts import KEY_VARIABLE, read_key
 from depthflux.bench.hosted.money import estimate, exact, usd
-from depthflux.bench.hosted.plan import (
+from depthflux.bench.hosted.plan import tasks_of
+from depthflux.bench.hosted.planning import (
     DEFAULT_POLL_INTERVAL_S,
     DEFAULT_VERSION,
     HOSTED_URL,
@@ -26,22 +27,21 @@ from depthflux.bench.hosted.plan import (
     MAX_REPEAT,
     POLL_INTERVAL_S,
     make_plan,
-    tasks_of,
+    needs_key,
+    require_utf8,
 )
+from depthflux.bench.hosted.run_files import AGAINST, PAGE, REPORT
 from depthflux.bench.hosted.suites import suite_names
 from depthflux.cli.config import PIPE_COLUMNS
 from depthflux.cli.errors import OneLineError
 from depthflux.cli.messages import say, verbose_option
 from depthflux.cli.options import given_settings, json_option, profile_option, setting_options
 from depthflux.cli.outputs import echo_json, output_folder
-from depthflux.errors import CancelledError
+from depthflux.errors import CancelledError, OutputError
 
 if TYPE_CHECKING:
-    from depthflux.bench.hosted.document import Document
+    from depthflux.bench.document import Document
     from depthflux.bench.hosted.plan import ContestPlan
-
-#: Files of a finished run that a person opens.
-DOCUMENT, PAGE = "report.json", "report.html"
 
 EPILOG = f"""\b
 A suite is a TOML file of cases, such as those in configs/suites:
@@ -63,6 +63,18 @@ Examples:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
+class SuiteOption(click.Option):
+    """An option whose help names the suites that there are, once somebody asks for it."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """The option and its help, as click shows them."""
+        self.help = (
+            f"What both sides are asked for: {', '.join(suite_names())}, or a TOML file; required "
+            "but with --replay, where it is the recording's."
+        )
+        return super().get_help_record(ctx)
+
+
 def amounts(command: Command) -> Command:
     """Add what things cost; none of it is known unless it is given."""
     for option, name, unit, help in reversed(_AMOUNTS):
@@ -81,16 +93,15 @@ _AMOUNTS = (
 @click.command(epilog=EPILOG)
 @click.option(
     "--suite",
-    required=True,
+    cls=SuiteOption,
     metavar="NAME|FILE.toml",
-    help=f"What both sides are asked for: {', '.join(suite_names())}, or a TOML file.",
 )
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
     required=True,
     metavar="DIR",
-    help=f"A new folder for all answers, pictures, {DOCUMENT} and {PAGE}.",
+    help=f"A new folder for all answers, pictures, {REPORT} and {PAGE}.",
 )
 @click.option("--resume", is_flag=True, help="Go on with the run that DIR holds.")
 @profile_option
@@ -103,37 +114,41 @@ _AMOUNTS = (
     "--replay",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Take the first side's answers from an earlier run's folder; nothing is sent or paid.",
+    help="Take the first side's answers from an earlier run's folder; nothing is sent or paid, and "
+    "defaults are that run's.",
 )
 @click.option("--base-url", metavar="URL", help=f"Of the hosted API.  [default: {HOSTED_URL}]")
 @click.option(
     "--api-version",
     "version",
-    default=DEFAULT_VERSION,
-    show_default=True,
     metavar="v2|v3",
-    help="Of the hosted API: v2 is documented for the endpoint, v3 is what its clients speak now.",
+    help="Of the hosted API: v2 is documented for the endpoint, v3 is what its clients speak now.  "
+    f"[default: {DEFAULT_VERSION}]",
 )
 @click.option(
     "--repeat",
-    default=1,
-    show_default=True,
-    help=f"Tasks of each case, each with new seeds, 1 to {MAX_REPEAT}.",
+    type=int,
+    help=f"Tasks of each case, each with new seeds, 1 to {MAX_REPEAT}.  [default: 1]",
 )
 @click.option(
     "--concurrency",
-    default=1,
-    show_default=True,
-    help=f"Tasks under way at a time, 1 to {MAX_CONCURRENCY}; from 2 on they wait for each other.",
+    type=int,
+    help=f"Tasks under way at a time, 1 to {MAX_CONCURRENCY}; from 2 on they wait for each other.  "
+    "[default: 1]",
 )
-@click.option("--sync-mode", is_flag=True, help="Await each answer in its request, without polls.")
+@click.option(
+    "--sync-mode",
+    is_flag=True,
+    default=None,
+    help="Await each answer in its request, without polls.",
+)
 @click.option(
     "--poll-interval",
     "poll_interval_s",
-    default=DEFAULT_POLL_INTERVAL_S,
-    show_default=True,
+    type=float,
     metavar="SECONDS",
-    help=f"Between two polls of a task, {POLL_INTERVAL_S[0]} to {POLL_INTERVAL_S[1]:g}.",
+    help=f"Between two polls of a task, {POLL_INTERVAL_S[0]} to {POLL_INTERVAL_S[1]:g}.  "
+    f"[default: {DEFAULT_POLL_INTERVAL_S}]",
 )
 @amounts
 @click.option(
@@ -164,8 +179,9 @@ def hosted(ctx: click.Context, /, out: Path, resume: bool, as_json: bool, **aske
     --max-cost is never exceeded; a run that was ended goes on with --resume, and nothing is paid
     twice. The API key is read from WAVESPEED_API_KEY alone. Settings win over every profile's.
     """
+    require_utf8("out", out)
     plan = make_plan(**asked, settings=given_settings(ctx), environment=os.environ)
-    key = read_key(os.environ) if plan.needs_key else ""
+    key = read_key(os.environ) if needs_key(plan, out.expanduser(), resume=resume) else ""
     with output_folder(out) as folder:
         say(_money(plan, resume))
         with ctrl_c_told(folder):
@@ -173,18 +189,19 @@ def hosted(ctx: click.Context, /, out: Path, resume: bool, as_json: bool, **aske
 
             document = run_contest(plan, key=key, out=folder, resume=resume, say=say)
     print_tables(document)
-    if as_json:
-        echo_json(document.model_dump(mode="json"))
-        return
-    click.echo(str(folder / DOCUMENT))
-    click.echo(str(folder / PAGE))
+    with standard_output_told(folder):
+        if as_json:
+            echo_json(document.model_dump(mode="json"))
+            return
+        click.echo(str(folder / REPORT))
+        click.echo(str(folder / PAGE))
 
 
 def _money(plan: ContestPlan, resume: bool) -> str:
     """What the run will cost, before anything is sent."""
     if plan.first_side == "replay":
         return "nothing is paid: the first side's answers are those of an earlier run"
-    if plan.first_side == "against":
+    if plan.first_side == AGAINST:
         return "nothing is paid: both sides run on this machine"
     text = estimate(tasks_of(plan), plan.price_usd).sentence(urlsplit(plan.base_url).netloc)
     if plan.max_cost_usd is not None:
@@ -203,6 +220,21 @@ def ctrl_c_told(folder: Path) -> Iterator[None]:
             f"cancelled; all that was answered is kept in {folder}. Run the same command with "
             "--resume to go on.",
             CancelledError.exit_code,
+        ) from error
+
+
+@contextmanager
+def standard_output_told(folder: Path) -> Iterator[None]:
+    """Say of a standard output that takes nothing, such as a full disk, where the report is."""
+    try:
+        yield
+    except OSError as error:
+        # What is left in its buffer would fail once more when Python ends.
+        with suppress(OSError, ValueError), Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        raise OneLineError(
+            f"cannot write to standard output: {error.strerror}; the report is {folder / REPORT}.",
+            OutputError.exit_code,
         ) from error
 
 

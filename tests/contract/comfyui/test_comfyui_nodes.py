@@ -86,7 +86,14 @@ def test_an_engine_is_a_profile_or_an_address(nodes: InstalledNodes) -> None:
 
 
 def test_every_field_has_a_widget_or_a_reason(nodes: InstalledNodes) -> None:
-    assert set(WITHOUT_WIDGET) <= set(GenerationRequest.model_fields)
+    widgets = {
+        name
+        for name, (kind, _) in widgets_of(nodes, "DepthfluxGenerate").items()
+        if kind not in ("IMAGE", "DEPTHFLUX_ENGINE")
+    }
+
+    assert widgets | set(WITHOUT_WIDGET) == set(GenerationRequest.model_fields)
+    assert widgets & set(WITHOUT_WIDGET) == set()
     assert all(len(reason) > 20 for reason in WITHOUT_WIDGET.values())
 
 
@@ -106,11 +113,8 @@ def test_seeds_are_controlled_after_generating_and_a_drawn_one_is_never_kept(
 @pytest.mark.parametrize(
     ("kind", "widgets", "problem"),
     [
-        ("DepthfluxGenerate", {"prompt": " "}, "prompt=' ' is not allowed; allowed: a text"),
         ("DepthfluxGenerate", {"size": "100*100"}, "size='100*100' is not allowed; allowed: width"),
         ("DepthfluxGenerate", {"size": "512x512"}, "each 512 to 1536, or 864*1636."),
-        ("DepthfluxGenerate", {"loras": "{"}, "loras='{' is not allowed; allowed: at most 5 of"),
-        ("DepthfluxGenerate", {"loras": "{}"}, "loras='{}' is not allowed"),
         ("DepthfluxDepthMap", {"size": ""}, "size='' is not allowed"),
         ("DepthfluxEngine", {"address": "http://example.com"}, "is not asked, since a graph can"),
     ],
@@ -128,7 +132,7 @@ def test_what_another_node_gives_is_judged_once_it_is_there(
     nodes: InstalledNodes, quick: StandInServer
 ) -> None:
     # ComfyUI says None of it before it runs.
-    assert nodes.classes["DepthfluxGenerate"].VALIDATE_INPUTS(prompt=None, size=None) is True
+    assert nodes.classes["DepthfluxGenerate"].VALIDATE_INPUTS(size=None) is True
     assert nodes.classes["DepthfluxEngine"].VALIDATE_INPUTS(address=None) is True
 
     with pytest.raises(nodes.error, match="size='9\\*9' is not allowed"):

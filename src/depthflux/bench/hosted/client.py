@@ -13,15 +13,11 @@ this one client. Knows nothing of cases, sides or folders.
 
 from __future__ import annotations
 
-import json
-import ssl
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
-
-import httpx
 
 from depthflux.bench.hosted.accounts import KEY_VARIABLE, check_key
 from depthflux.bench.hosted.base_url import (
@@ -32,7 +28,7 @@ from depthflux.bench.hosted.base_url import (
     submission_path,
     upload_path,
 )
-from depthflux.bench.hosted.downloads import Downloaded, Downloads
+from depthflux.bench.hosted.downloads import Downloads
 from depthflux.bench.hosted.elsewhere import Elsewhere
 from depthflux.bench.hosted.errors import (
     HostedError,
@@ -41,21 +37,22 @@ from depthflux.bench.hosted.errors import (
     UnreadableAnswerError,
 )
 from depthflux.bench.hosted.exchanges import Answer, Exchange, Recorder
-from depthflux.bench.hosted.keyed import KeyedApi
+from depthflux.bench.hosted.keyed import Call, KeyedApi
 from depthflux.bench.hosted.replies import (
     SYNC_EXPIRED,
     HostedPrediction,
     read_data,
     read_prediction,
 )
-from depthflux.bench.hosted.retrying import FREELY, SUBMISSIONS, with_retries
+from depthflux.bench.hosted.retrying import FREELY, SUBMISSIONS, Retries
+from depthflux.bench.hosted.states import StateReader
+from depthflux.bench.hosted.surroundings import Surroundings
 from depthflux.bench.hosted.uploads import Upload, Uploads
-from depthflux.images.addresses import Resolver, resolve
 
 #: `code` of answers that came before the pictures in sync mode; the task goes on.
 _SYNC_CODES = frozenset({SYNC_EXPIRED})
 
-__all__ = ["Downloaded", "Exchange", "HostedClient", "HostedPrediction", "Submission", "Upload"]
+__all__ = ["Exchange", "HostedClient", "HostedPrediction", "Submission", "Upload"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,15 +85,11 @@ class Submission:
         prediction: its state in the answer; in sync mode mostly its last one.
         seconds: from sending it until the answer was here, of the attempt that was taken; pauses
             after 429 are not in it.
-        began_at: when that attempt was sent, seconds since 1970.
-        retries: how many attempts before it surely were not taken.
     """
 
     id: str
     prediction: HostedPrediction
     seconds: float
-    began_at: float
-    retries: int
 
 
 class HostedClient:
@@ -116,10 +109,7 @@ class HostedClient:
         timeouts: Timeouts | None = None,
         on_exchange: Callable[[Exchange], None] | None = None,
         sleep: Callable[[float], None] = time.sleep,
-        clock: Callable[[], float] = time.perf_counter,
-        wall: Callable[[], float] = time.time,
-        resolver: Resolver = resolve,
-        tls: ssl.SSLContext | None = None,
+        surroundings: Surroundings | None = None,
     ) -> None:
         """Ask nobody yet, but for the name of an http address.
 
@@ -134,23 +124,20 @@ class HostedClient:
             timeouts: longest waits.
             on_exchange: told of each request and its answer, in the thread that asked.
             sleep: waits so many seconds before something is sent anew; may raise to give up.
-            clock: seconds that only go forward.
-            wall: seconds since 1970.
-            resolver: turns names into addresses.
-            tls: what certificates are trusted; None = certifi's, whatever the environment says.
+            surroundings: clocks, names and certificates; None = the usual ones.
 
         Raises:
             SettingsError: the base address or the key is refused.
         """
         check_key(key, key_name)
         self._base = parse_base_url(base_url)
-        check_private(self._base, resolver)
-        self._version, self._sleep, self._wall = version, sleep, wall
+        around = surroundings or Surroundings()
+        check_private(self._base, around.resolver)
+        self._version = version
         times = self._timeouts = timeouts or Timeouts()
-        recorder = Recorder(key, on_exchange, clock=clock, wall=wall)
-        tls = tls or httpx.create_ssl_context(trust_env=False)
+        recorder = Recorder(key, on_exchange, clock=around.clock, wall=around.wall)
         self._api = KeyedApi(
-            self._base, key, recorder, key_name=key_name, connect_s=times.connect_s, tls=tls
+            self._base, key, recorder, key_name=key_name, connect_s=times.connect_s, tls=around.tls
         )
         elsewhere = Elsewhere(
             self._base,
@@ -158,13 +145,12 @@ class HostedClient:
             recorder,
             allow_private=allow_private,
             connect_s=times.connect_s,
-            resolver=resolver,
-            tls=tls,
+            resolver=around.resolver,
+            tls=around.tls,
         )
-        self._uploads = Uploads(
-            self._api, elsewhere, timeout_s=times.upload_s, sleep=sleep, wall=wall
-        )
-        self._downloads = Downloads(elsewhere, timeout_s=times.download_s, sleep=sleep, wall=wall)
+        retries = self._retries = Retries(sleep=sleep, wall=around.wall)
+        self._uploads = Uploads(self._api, elsewhere, retries, timeout_s=times.upload_s)
+        self._downloads = Downloads(elsewhere, retries, timeout_s=times.download_s)
 
     def __repr__(self) -> str:
         return f"HostedClient({self._base.text!r}, key=…, version={self._version!r})"
@@ -227,21 +213,13 @@ class HostedClient:
             HostedError: it surely was not taken, such as for bad parameters.
             KeyRefusedError: the key was refused.
         """
-        sent = dict(fields) | ({"enable_sync_mode": True} if sync_mode else {})
-        timeout_s = self._timeouts.sync_s if sync_mode else self._timeouts.submit_s
-
-        def ask(attempt: int) -> Answer:
-            return self._api.ask(
-                "POST",
-                submission_path(self._version),
-                timeout_s=timeout_s,
-                attempt=attempt,
-                content=json.dumps(sent).encode(),
-                sent=sent,
-            )
-
+        call = Call.of_json(
+            submission_path(self._version),
+            dict(fields) | ({"enable_sync_mode": True} if sync_mode else {}),
+            timeout_s=self._timeouts.sync_s if sync_mode else self._timeouts.submit_s,
+        )
         try:
-            answer = with_retries(ask, SUBMISSIONS, sleep=self._sleep, wall=self._wall)
+            answer = self._retries.answer(lambda attempt: self._api.ask(call, attempt), SUBMISSIONS)
         except (NoAnswerError, UnreadableAnswerError) as error:
             raise _lost(str(error), status=error.status) from None
         except HostedError as error:
@@ -249,45 +227,29 @@ class HostedClient:
                 raise _lost(str(error), status=error.status) from None
             raise
         prediction = self._submitted(answer, sync_mode)
-        return Submission(
-            id=prediction.id,
-            prediction=prediction,
-            seconds=answer.seconds,
-            began_at=answer.began_at,
-            retries=answer.attempt - 1,
-        )
+        return Submission(id=prediction.id, prediction=prediction, seconds=answer.seconds)
 
     def poll(self, prediction_id: str) -> HostedPrediction:
         """The state of a prediction, asked for where it always is, whatever `urls.get` says.
 
         Raises:
-            HostedError: there is no such prediction, or no usable answer after five retries.
+            HostedError: no answer of use after five retries, such as that there is no such
+                prediction.
             KeyRefusedError: the key was refused.
         """
         path = result_path(self._version, prediction_id)
+        call = Call(method="GET", path=path, timeout_s=self._timeouts.poll_s)
+        reader = StateReader(self._api, prediction_id, _SYNC_CODES)
+        answer = self._retries.answer(
+            lambda attempt: self._api.ask(call, attempt), FREELY, is_of_use=reader.says_something
+        )
+        return reader.result(answer)
 
-        def ask(attempt: int) -> Answer:
-            return self._api.ask("GET", path, timeout_s=self._timeouts.poll_s, attempt=attempt)
-
-        answer = with_retries(ask, FREELY, sleep=self._sleep, wall=self._wall)
-        if answer.status != 200:
-            raise self._api.refusal(answer, "for a prediction's state")
-        try:
-            prediction = read_prediction(read_data(answer.body, _SYNC_CODES))
-        except UnreadableAnswerError as error:
-            raise self._api.unreadable(error, prediction_id) from None
-        if prediction.id != prediction_id:
-            raise self._api.unreadable(
-                UnreadableAnswerError(f"data.id={prediction.id!r}, another prediction's"),
-                prediction_id,
-            )
-        return prediction
-
-    def download(self, address: str) -> Downloaded:
-        """Fetch an output: an address, which is asked without the key, base64 or a data URI.
+    def download(self, address: str) -> bytes:
+        """The file of an output: an address, which is asked without the key, base64 or a data URI.
 
         Raises:
-            UnusableOutputError: it is no picture, or not to be fetched.
+            UnusableOutputError: it is no picture, is gone, or is not to be fetched.
             HostedError: it cannot be had after five retries.
         """
         return self._downloads.get(address)

@@ -1,8 +1,8 @@
 """Two sides' recordings → what may be said of them: measures over cases, and every pair.
 
-Pairs are the same picture of the same task on both sides. Repetitions and pictures of a case are
-no cases of their own, so intervals stand on case means. Failed tasks and flagged pictures have no
-pair and are counted in the notes.
+Repetitions and pictures of a case are no cases of their own, so intervals stand on case means.
+What is left out is counted, in a note where it is left out of all measures, and else beside the
+measure. What a verdict cannot be read without stands beside it, too.
 
 Knows nothing of how sides were asked, and of measures only who judges.
 """
@@ -10,27 +10,23 @@ Knows nothing of how sides were asked, and of measures only who judges.
 from __future__ import annotations
 
 import statistics
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
+from depthflux.bench.document import Bounded, CaseFigures, Compared, Verdict
 from depthflux.bench.hosted.controls import control_file
-from depthflux.bench.hosted.document import (
-    Bounded,
-    CaseFigures,
-    Compared,
-    PictureFigures,
-)
 from depthflux.bench.hosted.folder import RunFolder
-from depthflux.bench.hosted.judging import Judged, Judges
+from depthflux.bench.hosted.judging import Judges
 from depthflux.bench.hosted.measures import Recorded
-from depthflux.bench.hosted.outcomes import Picture, Times
-from depthflux.bench.hosted.plan import Task
-from depthflux.bench.hosted.suites import Case, Suite
+from depthflux.bench.hosted.outcomes import Times
+from depthflux.bench.hosted.pairing import Figures, Sides, judge_pairs
+from depthflux.bench.hosted.running import Say
+from depthflux.bench.hosted.suites import OWN_FIELDS, Case, Suite
 from depthflux.bench.quality import statistics as intervals
-from depthflux.contract import SEED_COUNT
+from depthflux.bench.quality.structure import ESTIMATOR_BIAS, HOSTED_DEPTH_UNKNOWN
+from depthflux.bench.wording import count, which
 
-Say = Callable[[str], None]
 #: A figure by case.
 ByCase = dict[str, float]
 
@@ -41,12 +37,18 @@ HOW_PROMPTS = "CLIP score of a picture and its prompt."
 HOW_EQUAL = "The share of pairs whose every pixel is equal."
 HOW_TOTAL = (
     "Seconds from sending a task until its last picture was here; the median of a case's "
-    "repetitions, second side over first."
+    "repetitions, second side over first; of each side the geometric mean over the same cases."
 )
 HOW_INFERENCE = (
     "Seconds of inference as each side reports them; the median of a case's repetitions, second "
-    "side over first."
+    "side over first; of each side the geometric mean over the same cases."
 )
+ONE_AFTER_THE_OTHER = (
+    "The sides ran one after the other, so what changed meanwhile, such as heat or other programs "
+    "at work, is part of the ratio."
+)
+#: More reasons than these are one more.
+_MOST_REASONS = 3
 
 
 @dataclass(frozen=True)
@@ -70,38 +72,12 @@ class Comparison:
     notes: list[str]
 
 
-@dataclass
-class _Found:
-    """Figures by case as they are found, and why some are missing."""
-
-    of_first: dict[str, dict[str, list[float]]] = field(default_factory=dict)
-    of_second: dict[str, dict[str, list[float]]] = field(default_factory=dict)
-    of_pairs: dict[str, dict[str, list[float]]] = field(default_factory=dict)
-    missing: dict[str, str] = field(default_factory=dict)
-    flagged_pairs: int = 0
-    cut_prompts: int = 0
-
-    def add_both(self, name: str, case: str, first: float | None, second: float | None) -> None:
-        """A figure of both pictures of a pair; of one alone there is nothing to compare."""
-        if first is not None and second is not None:
-            self.of_first.setdefault(name, defaultdict(list))[case].append(first)
-            self.of_second.setdefault(name, defaultdict(list))[case].append(second)
-
-    def add_pair(self, name: str, case: str, value: float | None, missing: str = "") -> None:
-        """A figure of a pair."""
-        if value is not None:
-            self.of_pairs.setdefault(name, defaultdict(list))[case].append(value)
-        elif missing:
-            self.missing.setdefault(name, missing)
-
-
 def compare(
     suite: Suite,
     sides: tuple[Recorded, Recorded],
     folder: RunFolder,
     judges: Judges,
     *,
-    same_noise: bool,
     say: Say,
 ) -> Comparison:
     """Judge all pictures and compare.
@@ -111,247 +87,180 @@ def compare(
         sides: what both answered.
         folder: the run's; depth maps are written into it.
         judges: the same for both sides.
-        same_noise: whether a seed means the same noise on both sides.
         say: told of every case.
 
     Raises:
         UnreadableImageError: a picture of the folder is none.
         NonFiniteError: a model that judges produced NaN or infinity.
     """
-    found = _Found(missing=dict(judges.missing))
-    cases = []
+    both, figures, cases = Sides(*sides), Figures(), []
     for number, case in enumerate(suite.cases, start=1):
         say(f"judging {case.name} ({number} of {len(suite.cases)})")
-        cases.append(_case(case, sides, folder, judges, found))
+        cases.append(_case(case, both, folder, judges, figures))
     return Comparison(
-        speed=_speed(sides),
-        quality=_quality(found, judges),
-        difference=_difference(found, same_noise=same_noise),
+        speed=_speed(both),
+        quality=_quality(both, figures, judges),
+        difference=_difference(figures, judges, same_noise=both.share_noise),
         cases=cases,
-        same_noise=same_noise,
-        notes=list(_notes(sides, found)),
+        same_noise=both.share_noise,
+        notes=list(_notes(suite, both, figures, judges)),
     )
 
 
 def _case(
-    case: Case,
-    sides: tuple[Recorded, Recorded],
-    folder: RunFolder,
-    judges: Judges,
-    found: _Found,
+    case: Case, sides: Sides, folder: RunFolder, judges: Judges, figures: Figures
 ) -> CaseFigures:
     """Every pair of a case."""
-    tasks = [task for task in sides[0].tasks if task.case.name == case.name]
-    pictures = [pair for task in tasks for pair in _pairs(task, sides, judges, found)]
-    if judges.prompts is not None and judges.prompts.is_cut(str(case.fields["prompt"])):
-        found.cut_prompts += 1
-    totals = {side.facts.name: _medians(side, lambda times: times.total) for side in sides}
+    tasks = [task for task in sides.first.tasks if task.case.name == case.name]
+    totals = {side.facts.name: _medians(side, lambda times: times.total_seconds) for side in sides}
     return CaseFigures(
         name=case.name,
         fields=case.fields,
         control_file=control_file(folder, case),
         depth_file=judges.draw_control_depth(case),
-        pictures=pictures,
+        pictures=judge_pairs(tasks, sides, judges, figures, counts=_counts(case, sides)),
         total_seconds={name: of[case.name] for name, of in totals.items() if case.name in of},
     )
 
 
-# Pairs -------------------------------------------------------------------------------------------
-
-
-def _pairs(
-    task: Task, sides: tuple[Recorded, Recorded], judges: Judges, found: _Found
-) -> Iterable[PictureFigures]:
-    """Every picture of a task that at least one side has."""
-    outcomes = [side.outcomes.get(task.key) for side in sides]
-    for index in range(task.pictures):
-        given = {
-            side.facts.name: outcome.pictures[index]
-            for side, outcome in zip(sides, outcomes, strict=True)
-            if outcome is not None and index < len(outcome.pictures)
-        }
-        if given:
-            yield _pair(task, index, given, judges, found)
-
-
-def _pair(
-    task: Task, index: int, given: Mapping[str, Picture], judges: Judges, found: _Found
-) -> PictureFigures:
-    """One picture of one task by all sides that have it, in the sides' order."""
-    pixels = {name: judges.pixels(picture.file) for name, picture in given.items()}
-    judged = {
-        name: judges.judge(task, picture.file, pixels[name], is_flagged=picture.flagged is True)
-        for name, picture in given.items()
-    }
-    is_flagged = any(picture.flagged for picture in given.values())
-    apart = None
-    if len(given) == 2:
-        found.flagged_pairs += is_flagged
-        if not is_flagged:
-            apart = judges.compare(*pixels.values())
-            _note_pair(task.case.name, list(judged.values()), found)
-            close = apart.closeness
-            for name, value in (("ssim", close.ssim), ("psnr", close.psnr_db)):
-                found.add_pair(name, task.case.name, value, close.missing)
-            found.add_pair("lpips", task.case.name, apart.lpips.value, apart.lpips.missing)
-            equal = None if close.is_equal is None else float(close.is_equal)
-            found.add_pair("equal_pictures", task.case.name, equal, close.missing)
-    return PictureFigures(
-        task=task.key,
-        index=index,
-        seed=(int(task.fields["seed"]) + index) % SEED_COUNT,
-        files={name: picture.file for name, picture in given.items()},
-        depth_files={name: one.depth_file for name, one in judged.items() if one.depth_file},
-        structure=_values({name: one.structure.value for name, one in judged.items()}),
-        prompt_agreement=_values(
-            {name: one.prompt_agreement.value for name, one in judged.items()}
-        ),
-        ssim=apart.closeness.ssim if apart else None,
-        psnr_db=apart.closeness.psnr_db if apart else None,
-        lpips=apart.lpips.value if apart else None,
-        is_equal=apart.closeness.is_equal if apart else None,
-        flagged={
-            name: picture.flagged for name, picture in given.items() if picture.flagged is not None
-        },
-    )
-
-
-def _note_pair(case: str, judged: Sequence[Judged], found: _Found) -> None:
-    first, second = judged
-    found.add_both("structure", case, first.structure.value, second.structure.value)
-    found.add_both(
-        "prompt_agreement", case, first.prompt_agreement.value, second.prompt_agreement.value
-    )
-    for name in ("structure", "prompt_agreement"):
-        for one in judged:
-            if reason := getattr(one, name).missing:
-                found.missing.setdefault(name, reason)
-
-
-def _values(given: Mapping[str, float | None]) -> dict[str, float]:
-    return {name: value for name, value in given.items() if value is not None}
+def _counts(case: Case, sides: Sides) -> bool:
+    """Whether both sides were asked for the same by a case."""
+    return not (sides.is_hosted and any(name in case.fields for name in OWN_FIELDS))
 
 
 # Measures over cases -----------------------------------------------------------------------------
 
 
-def _quality(found: _Found, judges: Judges) -> list[Compared]:
+@dataclass(frozen=True)
+class _Measure:
+    """A measure as it is called and explained; see `Compared` for its parts."""
+
+    name: str
+    unit: str
+    how: str
+    missing: str
+    caveats: Sequence[str] = ()
+
+
+def _quality(sides: Sides, figures: Figures, judges: Judges) -> list[Compared]:
     structure = judges.structure.how if judges.structure is not None else HOW_STRUCTURE
     prompts = judges.prompts.how if judges.prompts is not None else HOW_PROMPTS
-    rows = (
-        ("structure", "Spearman's rho", structure),
-        ("prompt_agreement", "CLIP score", prompts),
+    rows: tuple[tuple[str, str, str, list[str]], ...] = (
+        ("structure", "Spearman's rho", structure, _caveats_of_structure(sides, judges)),
+        ("prompt_agreement", "CLIP score", prompts, []),
     )
-    return [
-        _of_sides(
-            name,
-            unit,
-            how,
-            _means(found.of_first.get(name, {})),
-            _means(found.of_second.get(name, {})),
-            higher_is_better=True,
-            missing=found.missing.get(name, NO_PAIRS),
+    compared = []
+    for name, unit, how, caveats in rows:
+        first, second = (_means(of.get(name, {})) for of in (figures.of_first, figures.of_second))
+        missing, left_out = _missing(name, figures, judges), _left_out(name, figures)
+        measure = _Measure(name, unit, how, missing, [*caveats, *left_out])
+        difference, cases = intervals.paired_difference(first, second)
+        verdict = intervals.verdict(difference, cases, higher_is_better=True, neutral=0.0)
+        compared.append(
+            _compared(
+                measure,
+                difference,
+                cases,
+                means=(_mean(first), _mean(second)),
+                higher_is_better=True,
+                verdict=verdict,
+            )
         )
-        for name, unit, how in rows
-    ]
+    return compared
 
 
-def _difference(found: _Found, *, same_noise: bool) -> list[Compared]:
+def _speed(sides: Sides) -> list[Compared]:
+    rows: tuple[tuple[str, str, Callable[[Times], float | None]], ...] = (
+        ("total_time", HOW_TOTAL, lambda times: times.total_seconds),
+        ("inference_time", HOW_INFERENCE, lambda times: times.inference_seconds),
+    )
+    caveats, unlike = _caveats_of_speed(sides), _asked_unlike(sides)
+    compared = []
+    for name, how, read in rows:
+        missing = "no case has this time on both sides"
+        measure = _Measure(name, "seconds", how, missing, [*unlike, *caveats])
+        first, second = _with_ratio(*(_medians(side, read) for side in sides))
+        difference, cases = intervals.paired_ratio(first, second)
+        verdict = intervals.verdict(difference, cases, higher_is_better=False, neutral=1.0)
+        compared.append(
+            _compared(
+                measure,
+                difference,
+                cases,
+                means=(_geometric_mean(first), _geometric_mean(second)),
+                higher_is_better=False,
+                is_ratio=True,
+                verdict="not comparable" if unlike and difference is not None else verdict,
+            )
+        )
+    return compared
+
+
+def _difference(figures: Figures, judges: Judges, *, same_noise: bool) -> list[Compared]:
     from depthflux.bench.quality.closeness import HOW_LPIPS, HOW_PSNR, HOW_SSIM
 
-    rows = [
-        ("ssim", "SSIM", HOW_SSIM),
-        ("psnr", "dB", HOW_PSNR),
-        ("lpips", "LPIPS", HOW_LPIPS),
+    # With the ends of its range, where it has any.
+    rows: list[tuple[str, str, str, float | None, float | None]] = [
+        ("ssim", "SSIM", HOW_SSIM, -1.0, 1.0),
+        ("psnr", "dB", HOW_PSNR, None, None),
+        ("lpips", "LPIPS", HOW_LPIPS, 0.0, None),
     ]
     if same_noise:
-        rows.insert(0, ("equal_pictures", "share", HOW_EQUAL))
-    equal = [value for of in found.of_pairs.get("equal_pictures", {}).values() for value in of]
-    if equal and all(equal):
-        found.missing.setdefault("psnr", "all pairs are equal, and equal pictures have none")
-    return [
-        _of_pairs(
-            name, unit, how, _means(found.of_pairs.get(name, {})), found.missing.get(name, NO_PAIRS)
-        )
-        for name, unit, how in rows
-    ]
+        rows.insert(0, ("equal_pictures", "share", HOW_EQUAL, 0.0, 1.0))
+    compared = []
+    for name, unit, how, least, most in rows:
+        values = _means(figures.of_pairs.get(name, {}))
+        missing, left_out = _missing(name, figures, judges), _left_out(name, figures)
+        mean = intervals.mean([values[case] for case in sorted(values)])
+        mean = None if mean is None else intervals.cut(mean, least, most)
+        compared.append(_compared(_Measure(name, unit, how, missing, left_out), mean, len(values)))
+    return compared
 
 
-def _speed(sides: tuple[Recorded, Recorded]) -> list[Compared]:
-    rows: tuple[tuple[str, str, Callable[[Times], float | None]], ...] = (
-        ("total_time", HOW_TOTAL, lambda times: times.total),
-        ("inference_time", HOW_INFERENCE, lambda times: times.inference),
-    )
-    return [
-        _of_sides(
-            name,
-            "seconds",
-            how,
-            _medians(sides[0], read),
-            _medians(sides[1], read),
-            higher_is_better=False,
-            missing="no case has this time on both sides",
-            is_ratio=True,
-        )
-        for name, how, read in rows
-    ]
-
-
-def _of_sides(
-    name: str,
-    unit: str,
-    how: str,
-    first: ByCase,
-    second: ByCase,
+def _compared(
+    measure: _Measure,
+    difference: Bounded | None,
+    cases: int,
     *,
-    higher_is_better: bool,
-    missing: str,
+    means: tuple[float | None, float | None] = (None, None),
+    higher_is_better: bool | None = None,
     is_ratio: bool = False,
+    verdict: Verdict = "unknown",
 ) -> Compared:
-    """A measure of each side's, paired by case."""
-    pairing = intervals.paired_ratio if is_ratio else intervals.paired_difference
-    difference, cases = pairing(first, second)
-    paired = first.keys() & second.keys()
+    """A measure's row; of two pictures together it has neither means nor a better side."""
     return Compared(
-        name=name,
-        unit=unit,
-        how=how,
+        name=measure.name,
+        unit=measure.unit,
+        how=measure.how,
         higher_is_better=higher_is_better,
-        first=statistics.fmean(first[case] for case in sorted(paired)) if paired else None,
-        second=statistics.fmean(second[case] for case in sorted(paired)) if paired else None,
+        first=None if difference is None else means[0],
+        second=None if difference is None else means[1],
         difference=difference,
         is_ratio=is_ratio,
         cases=cases,
-        verdict=intervals.verdict(
-            difference,
-            cases,
-            higher_is_better=higher_is_better,
-            neutral=1.0 if is_ratio else 0.0,
-        ),
-        missing="" if difference is not None else missing,
-    )
-
-
-def _of_pairs(name: str, unit: str, how: str, values: ByCase, missing: str) -> Compared:
-    """A measure of two pictures; neither side is better by it."""
-    difference: Bounded | None = intervals.mean([values[case] for case in sorted(values)])
-    return Compared(
-        name=name,
-        unit=unit,
-        how=how,
-        higher_is_better=None,
-        first=None,
-        second=None,
-        difference=difference,
-        is_ratio=False,
-        cases=len(values),
-        verdict="unknown",
-        missing="" if difference is not None else missing,
+        verdict=verdict,
+        missing="" if difference is not None else measure.missing,
+        caveats=list(measure.caveats),
     )
 
 
 def _means(by_case: Mapping[str, Sequence[float]]) -> ByCase:
     return {case: statistics.fmean(values) for case, values in by_case.items()}
+
+
+def _mean(by_case: ByCase) -> float | None:
+    """Of a side; both have figures of the same cases here."""
+    return statistics.fmean(by_case[case] for case in sorted(by_case)) if by_case else None
+
+
+def _geometric_mean(by_case: ByCase) -> float | None:
+    return statistics.geometric_mean(by_case[case] for case in sorted(by_case)) if by_case else None
+
+
+def _with_ratio(first: ByCase, second: ByCase) -> tuple[ByCase, ByCase]:
+    """Both sides' times of the cases that have a ratio, so that means and ratio are of the same."""
+    cases = [case for case in first if first[case] > 0 and second.get(case, 0) > 0]
+    return {case: first[case] for case in cases}, {case: second[case] for case in cases}
 
 
 def _medians(side: Recorded, read: Callable[[Times], float | None]) -> ByCase:
@@ -363,24 +272,88 @@ def _medians(side: Recorded, read: Callable[[Times], float | None]) -> ByCase:
     return {case: statistics.median(of) for case, of in values.items()}
 
 
+# What a verdict cannot be read without -----------------------------------------------------------
+
+
+def _caveats_of_structure(sides: Sides, judges: Judges) -> list[str]:
+    if not sides.is_hosted:
+        return []
+    bias = [ESTIMATOR_BIAS] if judges.structure is not None and judges.judge_is_local else []
+    return [*bias, HOSTED_DEPTH_UNKNOWN]
+
+
+def _caveats_of_speed(sides: Sides) -> list[str]:
+    return [] if sides.is_hosted else [ONE_AFTER_THE_OTHER]
+
+
+def _asked_unlike(sides: Sides) -> list[str]:
+    """Why times cannot be compared, as of a recording that was made otherwise; empty where not."""
+    asked = [
+        (side.facts.concurrency, side.facts.poll_interval_seconds, side.facts.sync_mode)
+        for side in sides
+    ]
+    if asked[0] == asked[1]:
+        return []
+    first, second = (
+        f"{side.facts.label} was asked for {count(concurrency, 'task')} at a time, "
+        + ("in sync mode" if sync_mode else f"with polls every {interval:g} s")
+        for side, (concurrency, interval, sync_mode) in zip(sides, asked, strict=True)
+    )
+    return [f"There is no verdict, since {first}, and {second}."]
+
+
+def _missing(name: str, figures: Figures, judges: Judges) -> str:
+    """Why there is no figure of a measure, where there is none."""
+    if name in judges.missing:
+        return judges.missing[name]
+    reasons = _reasons(name, figures)
+    return f"all pairs are left out: {'; '.join(reasons)}" if reasons else NO_PAIRS
+
+
+def _left_out(name: str, figures: Figures) -> list[str]:
+    """How many pairs a measure leaves out, where others have a figure."""
+    left_out = sum(figures.left_out.get(name, {}).values())
+    if not 0 < left_out < figures.pairs:
+        return []
+    are = which(left_out, "is", "are")
+    why = "; ".join(_reasons(name, figures))
+    return [f"{left_out} of {count(figures.pairs, 'pair')} {are} left out: {why}."]
+
+
+def _reasons(name: str, figures: Figures) -> list[str]:
+    reasons = [reason for reason, _ in figures.left_out.get(name, Counter()).most_common()]
+    if len(reasons) > _MOST_REASONS:
+        return [*reasons[:_MOST_REASONS], f"{len(reasons) - _MOST_REASONS} other reasons"]
+    return reasons
+
+
 # Notes -------------------------------------------------------------------------------------------
 
 
-def _notes(sides: tuple[Recorded, Recorded], found: _Found) -> Iterable[str]:
-    tasks = sides[0].tasks
+def _notes(suite: Suite, sides: Sides, figures: Figures, judges: Judges) -> Iterator[str]:
+    tasks = sides.first.tasks
     completed = [{task.key for task, _ in side.completed()} for side in sides]
     if alone := len(tasks) - len(completed[0] & completed[1]):
         yield (
-            f"{alone} of {len(tasks)} tasks lack pictures of at least one side, and are left out "
-            "of quality and difference."
+            f"{alone} of {count(len(tasks), 'task')} {which(alone, 'lacks', 'lack')} pictures of "
+            f"at least one side, and {which(alone, 'is', 'are')} left out of quality and "
+            "difference."
         )
-    if found.flagged_pairs:
+    if figures.flagged_pairs:
         yield (
-            f"{found.flagged_pairs} pairs have a picture that its side calls not safe for work, "
-            "and are left out of quality and difference."
+            f"{count(figures.flagged_pairs, 'pair')} with a picture that its side calls not safe "
+            "for work: left out of quality and difference."
         )
-    if found.cut_prompts:
+    if unlike := sum(not _counts(case, sides) for case in suite.cases):
         yield (
-            f"The prompts of {found.cut_prompts} cases are longer than CLIP reads and were cut for "
-            "prompt agreement, alike for both sides."
+            f"{count(unlike, 'case')} with {' or '.join(OWN_FIELDS)}, which the hosted API does "
+            "not document and passes over: left out of quality and difference."
+        )
+    prompts = judges.prompts
+    if prompts is not None and (
+        cut := sum(prompts.is_cut(str(case.fields["prompt"])) for case in suite.cases)
+    ):
+        yield (
+            f"{count(cut, 'prompt')} longer than CLIP reads, cut for prompt agreement, alike for "
+            "both sides."
         )

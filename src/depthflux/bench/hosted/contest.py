@@ -18,30 +18,50 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
+from depthflux.bench.document import Document
 from depthflux.bench.hosted.base_url import parse_base_url
 from depthflux.bench.hosted.client import HostedClient
 from depthflux.bench.hosted.comparing import compare
-from depthflux.bench.hosted.controls import write_controls
-from depthflux.bench.hosted.document import Document
 from depthflux.bench.hosted.exchange_log import ExchangeLog
-from depthflux.bench.hosted.folder import PAGE, PLAN, REPORT, RunFolder, SideFacts, read_part
+from depthflux.bench.hosted.folder import RunFolder
 from depthflux.bench.hosted.judging import Judges
 from depthflux.bench.hosted.local_side import LocalSide
-from depthflux.bench.hosted.manifest import verify, write_manifest
+from depthflux.bench.hosted.manifest import write_manifest
 from depthflux.bench.hosted.measures import Recorded, read_side
 from depthflux.bench.hosted.money import Budget
 from depthflux.bench.hosted.on_its_way import Asking
-from depthflux.bench.hosted.plan import ContestPlan, Task, fingerprint, tasks_of
+from depthflux.bench.hosted.plan import ContestPlan, Task, tasks_of
+from depthflux.bench.hosted.plan_file import PlanFile, describe_plan, require_same
 from depthflux.bench.hosted.profiles import LocalProfile, find_profile
-from depthflux.bench.hosted.replaying import PlanFile, Replayed, replay
-from depthflux.bench.hosted.reporting import command_here, describe_contest
+from depthflux.bench.hosted.replaying import Replayed, recorded_tasks, replay
+from depthflux.bench.hosted.reporting import describe_contest
+from depthflux.bench.hosted.run_files import (
+    AGAINST,
+    HOSTED,
+    LOCAL,
+    PAGE,
+    PLAN,
+    REPORT,
+    SIDE,
+    SideFacts,
+    SideName,
+    read_part,
+)
 from depthflux.bench.hosted.running import GO_ON, Runner, Say, charged_pictures, pause
 from depthflux.bench.hosted.sides import HOSTED_LONGEST_S, ServedSide
+from depthflux.bench.hosted.suite_copy import write_suite
+from depthflux.bench.hosted.untouched import require_untouched, restore_intents
 from depthflux.bench.quality.libraries import require_torchmetrics
 from depthflux.bench.report.page import page
-from depthflux.errors import CancelledError, InvalidParameterError, show
-
-LOCAL, AGAINST, HOSTED = "local", "against", "hosted"
+from depthflux.bench.wording import count
+from depthflux.errors import (
+    CancelledError,
+    DepthFluxError,
+    GenerationError,
+    InvalidParameterError,
+    OutputError,
+    show,
+)
 
 
 def run_contest(plan: ContestPlan, *, key: str, out: Path, resume: bool, say: Say) -> Document:
@@ -49,7 +69,7 @@ def run_contest(plan: ContestPlan, *, key: str, out: Path, resume: bool, say: Sa
 
     Args:
         plan: what is asked for.
-        key: of the hosted API; not looked at where that is not asked.
+        key: of the hosted API; not looked at where that is not asked, see `planning.needs_key`.
         out: the run's folder: new or empty, or with `resume` that of an earlier run.
         resume: go on with what the folder holds; nothing is sent again that may have been paid.
         say: told what is being done, line by line.
@@ -62,84 +82,142 @@ def run_contest(plan: ContestPlan, *, key: str, out: Path, resume: bool, say: Sa
         InvalidParameterError: the folder or the replayed one is not what it should be, or
             `resume` was given with another plan.
         SetupError: the key or the base address is refused, or a model cannot be loaded.
-        GenerationError: a side cannot be reached or is broken; the run can be gone on with.
+        GenerationError: a side cannot be reached or is broken; the run can be gone on with. Or it
+            gave no picture at all; then the report says so, too.
         CancelledError: Ctrl-C; likewise.
     """
-    contest = _Contest(plan, RunFolder(out), say)
-    with ExitStack() as stack:
-        client = None
-        if plan.first_side == "hosted":
-            client = stack.enter_context(contest.make_client(key))
-        stack.enter_context(contest.folder.held())
+    if plan.replay is not None:
+        _require_apart(out, plan.replay.path)
+    contest = _Contest(plan, RunFolder(out), key, say)
+    with contest.folder.held():
         contest.open(resume=resume)
         try:
-            return contest.run(client)
-        except KeyboardInterrupt as error:
-            raise CancelledError(f"cancelled; all that was answered is kept. {GO_ON}") from error
-        finally:
-            write_manifest(contest.folder)
+            document = contest.run()
+        except BaseException as error:
+            contest.break_off(error)
+            if isinstance(error, KeyboardInterrupt):
+                told = f"cancelled; all that was answered is kept. {GO_ON}"
+                raise CancelledError(told) from error
+            raise
+        write_manifest(contest.folder)
+    _require_pictures(document)
+    return document
 
 
 class _Contest:
     """One run, with what its parts share."""
 
-    def __init__(self, plan: ContestPlan, folder: RunFolder, say: Say) -> None:
-        self.plan, self.folder, self._say = plan, folder, say
+    def __init__(self, plan: ContestPlan, folder: RunFolder, key: str, say: Say) -> None:
+        self.plan, self.folder, self._key, self._say = plan, folder, key, say
         self._tasks: Sequence[Task] = tasks_of(plan)
         self._stop = threading.Event()
-        self._log = ExchangeLog()
-        self._first_name = HOSTED if plan.first_side == "hosted" else AGAINST
-        if plan.replay is not None:
-            # Seen before anything is written: a recording that was changed starts no run.
-            verify(plan.replay)
-            self._first_name = read_part(plan.replay, PLAN, PlanFile).first_side
-
-    def make_client(self, key: str) -> HostedClient:
-        """The client of the hosted side; nobody is asked yet."""
-        base = parse_base_url(self.plan.base_url)
-        return HostedClient(
-            self.plan.base_url,
-            key,
-            version=self.plan.version,
-            # An http address is this machine's or a private network's, and so are its pictures.
-            allow_private=base.scheme == "http",
-            on_exchange=self._log.add,
-            sleep=lambda seconds: pause(seconds, self._stop),
-        )
 
     def open(self, *, resume: bool) -> None:
         """Begin the run in its folder, or see that it is the same one that is gone on with."""
-        asked = self._plan_file()
+        if self.plan.replay is not None:
+            # Before anything is written: a recording of something else starts no run.
+            recorded_tasks(self.plan.replay, self._tasks)
+        asked = describe_plan(self.plan)
         if not resume:
             self.folder.begin(asked.model_dump(mode="json"))
             return
         self.folder.require_run()
         begun = read_part(self.folder.path, PLAN, PlanFile)
-        if begun.fingerprint != asked.fingerprint:
-            raise _other_plan(self.folder.path, begun, asked)
+        require_same(self.folder.path, begun, asked)
+        require_untouched(
+            self.folder,
+            self._tasks,
+            sides=(self.plan.first_name, LOCAL),
+            paid=HOSTED if self.plan.first_side == HOSTED else None,
+        )
         self.folder.go_on()
+        if self.plan.first_side == HOSTED:
+            for name in restore_intents(self.folder, HOSTED, self._tasks):
+                self._say(f"{name} was gone, and is written again: its id is known")
 
-    def run(self, client: HostedClient | None) -> Document:
+    def run(self) -> Document:
         """Ask both sides, judge, and write the report."""
-        write_controls(self.plan.suite, self.folder)
+        write_suite(self.plan.suite, self.folder)
+        # Before anything is asked for: a profile or a judge that cannot be had costs nothing yet.
+        profiles = [find_profile(target, self.plan) for target in self.plan.profiles]
+        names: tuple[SideName, ...] = (LOCAL, AGAINST)
+        for name, profile in zip(names, reversed(profiles), strict=False):
+            self._require_same_profile(name, profile)
+        require_torchmetrics()
+        with Judges.load(self.folder, self.plan, profiles[-1].values):
+            pass  # kept are they only when the memory is free
         replayed = None
-        if client is not None:
-            profile = self._run_hosted(client)
+        if self.plan.first_side == HOSTED:
+            self._run_hosted(profiles[-1])
         else:
-            replayed = self._run_first()
-            profile = find_profile(self.plan.profile, self.plan)
-            self._run_local(LOCAL, profile)
-        sides = self._read(self._first_name), self._read(LOCAL)
-        return self._report(sides, profile, replayed)
+            replayed = self._run_first(profiles[0])
+            self._run_local(LOCAL, profiles[-1], self._answered())
+        return self._report(profiles[-1], replayed)
 
-    def _run_hosted(self, client: HostedClient) -> LocalProfile:
+    def break_off(self, reason: BaseException) -> None:
+        """Leave the folder as what it is; that this fails, too, hides no error.
+
+        Args:
+            reason: what has ended the run. Of what cannot be written it says how to go on.
+        """
+        self._stop.set()
+        is_full = isinstance(reason, OutputError)
+        if is_full and GO_ON not in str(reason):
+            reason.args = (f"{str(reason).removesuffix('.')}. {GO_ON}",)
+        try:
+            write_manifest(self.folder)
+        except DepthFluxError as error:
+            # A disk that is full is told once.
+            if not is_full:
+                self._say(f"the run's manifest is not written: {error}")
+
+    def _require_same_profile(self, name: SideName, profile: LocalProfile) -> None:
+        """See that a local side is gone on with as what it was: `auto` may come to another now.
+
+        Raises:
+            InvalidParameterError: its first tasks ran with another profile or other settings.
+        """
+        facts = self.folder.side(name)
+        if facts is None or not facts.profile:
+            return
+        now = {"profile": profile.name, **profile.shown_settings}
+        then = {"profile": facts.profile, **facts.settings}
+        told = [
+            f"{key} was {show(then.get(key))} and is {show(now.get(key))} now"
+            for key in sorted(now.keys() | then.keys())
+            if now.get(key) != then.get(key)
+        ]
+        if told:
+            raise InvalidParameterError(
+                f"{self.folder.path}: its side {name} was begun otherwise: {'; '.join(told)}; name "
+                "another folder.",
+                field="resume",
+                allowed="the profile and settings that the side was begun with",
+            )
+
+    def _run_hosted(self, profile: LocalProfile) -> None:
         """The hosted side, paid for once the local one stands ready; then that."""
-        charged = charged_pictures(HOSTED, self._tasks, self.folder)
+        with ExitStack() as stack:
+            runner = None
+            if not self.folder.is_settled(HOSTED, [task.key for task in self._tasks]):
+                runner = self._hosted_runner(stack)
+                runner.prepare()
+            local = stack.enter_context(self._local_side(LOCAL, profile, self._tasks))
+            if runner is not None:
+                runner.run()
+            local.run(self._answered())
+
+    def _hosted_runner(self, stack: ExitStack) -> Runner:
+        log = ExchangeLog()
+        client = stack.enter_context(self._client(log))
         facts = SideFacts(
             name=HOSTED,
             label=client.authority,
             address=client.base_url,
-            recorded_at=_now(),
+            recorded_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            concurrency=self.plan.concurrency,
+            poll_interval_seconds=self.plan.poll_interval_s,
+            sync_mode=self.plan.sync_mode,
         )
         asking = Asking(
             poll_interval_s=self.plan.poll_interval_s,
@@ -147,120 +225,111 @@ class _Contest:
             longest_s=HOSTED_LONGEST_S,
             is_paid=True,
         )
-        with ExitStack() as stack:
-            side = ServedSide(client, self._log, facts, self.folder, asking, stop=self._stop)
-            stack.callback(side.close)
-            runner = Runner(
-                side,
-                self._tasks,
-                self.folder,
-                concurrency=self.plan.concurrency,
-                budget=Budget(
-                    self.plan.price_usd, self.plan.max_cost_usd, charged_pictures=charged
-                ),
-                stop=self._stop,
-                say=self._say,
-            )
-            runner.prepare()
-            profile = find_profile(self.plan.profile, self.plan)
-            self._check_judges(profile)
-            local = stack.enter_context(self._local_side(LOCAL, profile))
-            runner.run()
-            local.run()
-        return profile
+        charged = charged_pictures(HOSTED, self._tasks, self.folder)
+        side = ServedSide(client, log, facts, self.folder, asking, stop=self._stop)
+        stack.callback(side.close)
+        return Runner(
+            side,
+            self._tasks,
+            self.folder,
+            concurrency=self.plan.concurrency,
+            budget=Budget(self.plan.price_usd, self.plan.max_cost_usd, charged_pictures=charged),
+            stop=self._stop,
+            say=self._say,
+        )
 
-    def _check_judges(self, profile: LocalProfile) -> None:
-        """See that everybody who judges can be loaded; kept are they only when memory is free."""
-        require_torchmetrics()
-        Judges.load(self.folder, self.plan, profile.values)
+    def _client(self, log: ExchangeLog) -> HostedClient:
+        """The client of the hosted side; nobody is asked yet."""
+        base = parse_base_url(self.plan.base_url)
+        return HostedClient(
+            self.plan.base_url,
+            self._key,
+            version=self.plan.version,
+            # An http address is this machine's or a private network's, and so are its pictures.
+            allow_private=base.scheme == "http",
+            on_exchange=log.add,
+            sleep=lambda seconds: pause(seconds, self._stop),
+        )
 
-    def _run_first(self) -> Replayed | None:
+    def _run_first(self, profile: LocalProfile) -> Replayed | None:
         """A first side that is not paid: an earlier recording, or another profile."""
         if self.plan.replay is None:
-            self._run_local(AGAINST, find_profile(self.plan.against_profile, self.plan))
+            self._run_local(AGAINST, profile, self._tasks)
             return None
-        replayed = replay(
-            self.plan.replay, self.folder, self._tasks, suite_sha256=self.plan.suite.sha256
-        )
+        replayed = replay(self.plan.replay, self.folder, self._tasks)
         there = len(self._tasks) - replayed.missing
-        self._say(f"{replayed.side}: {there} of {len(self._tasks)} tasks are replayed")
+        self._say(f"{replayed.side}: {there} of {count(len(self._tasks), 'task')} replayed")
         return replayed
 
-    def _run_local(self, name: str, profile: LocalProfile) -> None:
-        with self._local_side(name, profile) as side:
-            side.run()
+    def _answered(self) -> list[Task]:
+        """The tasks that the first side was asked; the others have nothing to be compared with."""
+        name = self.plan.first_name
+        return [task for task in self._tasks if self.folder.is_done(name, [task.key])]
 
-    def _local_side(self, name: str, profile: LocalProfile) -> LocalSide:
+    def _run_local(self, name: SideName, profile: LocalProfile, tasks: Sequence[Task]) -> None:
+        with self._local_side(name, profile, tasks) as side:
+            side.run(tasks)
+
+    def _local_side(
+        self, name: SideName, profile: LocalProfile, tasks: Sequence[Task]
+    ) -> LocalSide:
         return LocalSide(
-            name, profile, self.plan, self._tasks, self.folder, stop=self._stop, say=self._say
+            name, profile, self.plan, tasks, self.folder, stop=self._stop, say=self._say
         )
 
-    def _report(
-        self,
-        sides: tuple[Recorded, Recorded],
-        profile: LocalProfile,
-        replayed: Replayed | None,
-    ) -> Document:
-        judges = Judges.load(self.folder, self.plan, profile.values)
-        try:
+    def _report(self, profile: LocalProfile, replayed: Replayed | None) -> Document:
+        sides = self._read(self.plan.first_name), self._read(LOCAL)
+        with Judges.load(self.folder, self.plan, profile.values) as judges:
             comparison = compare(
                 self.plan.suite,
                 sides,
                 self.folder,
                 judges,
-                # Profiles of this machine draw alike; of another stack nobody knows.
-                same_noise=bool(sides[0].facts.profile),
                 say=self._say,
             )
-        finally:
-            judges.close()
-        document = describe_contest(self.plan, sides, comparison, judges, replayed)
+            document = describe_contest(self.plan, sides, comparison, judges, replayed)
         self.folder.write_json(REPORT, document.model_dump(mode="json"))
         self.folder.write(PAGE, page(document, self.folder.path))
         return document
 
-    def _read(self, name: str) -> Recorded:
+    def _read(self, name: SideName) -> Recorded:
         recorded = read_side(self.folder, name, self._tasks)
         if recorded is None:
             raise InvalidParameterError(
-                f"{self.folder.path}: there is nothing of the side {name} in it; run it anew.",
+                f"{self.folder.path}: {name}/{SIDE} is gone, which says how the side was asked; "
+                "put it back.",
                 field="out",
             )
         return recorded
 
-    def _plan_file(self) -> PlanFile:
-        plan = self.plan
-        return PlanFile(
-            fingerprint=fingerprint(plan),
-            first_side=self._first_name,
-            suite=plan.suite.name,
-            suite_sha256=plan.suite.sha256,
-            repeat=plan.repeat,
-            concurrency=plan.concurrency,
-            poll_interval_s=plan.poll_interval_s,
-            sync_mode=plan.sync_mode,
-            price_usd=plan.price_usd,
-            begun_at=_now(),
-            command=command_here(),
+
+def _require_apart(out: Path, replayed: Path) -> None:
+    """See that a run is not written into the recording that it replays, nor around it.
+
+    Raises:
+        InvalidParameterError: it would be.
+    """
+    ours, theirs = out.resolve(), replayed.resolve()
+    if ours == theirs or ours in theirs.parents or theirs in ours.parents:
+        raise InvalidParameterError(
+            f"out={out} and replay={replayed} lie in each other, and a recording must stay as it "
+            "is; name a folder beside it with --out.",
+            field="out",
+            value=str(out),
+            allowed="a folder that neither holds the recording nor lies in it",
         )
 
 
-def _other_plan(folder: Path, begun: PlanFile, asked: PlanFile) -> InvalidParameterError:
-    """The error of a run that is gone on with otherwise than it was begun."""
-    names = ("suite", "suite_sha256", "repeat", "concurrency", "poll_interval_s", "sync_mode")
-    told = [
-        f"{name} was {show(getattr(begun, name))} and is {show(getattr(asked, name))} now"
-        for name in names
-        if getattr(begun, name) != getattr(asked, name)
-    ]
-    what = "; ".join(told) or "the sides, profiles or settings are others"
-    return InvalidParameterError(
-        f"{folder}: this run was begun with other options: {what}; give the same ones with "
-        "--resume, or name another folder.",
-        field="resume",
-        allowed="the options that the run was begun with",
-    )
+def _require_pictures(document: Document) -> None:
+    """See that each side gave a picture.
 
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    Raises:
+        GenerationError: one gave none, so that nothing is compared.
+    """
+    for side in document.sides:
+        if side.counts.completed == 0:
+            why = f"; the first: {side.failures[0].error}" if side.failures else ""
+            raise GenerationError(
+                f"{side.name} completed none of {count(side.counts.tasks, 'task')}, so nothing is "
+                f"compared{why}. The report is written, and says of each task why."
+            )

@@ -7,22 +7,29 @@ from __future__ import annotations
 
 import hashlib
 
-from depthflux.bench.hosted.folder import CONTROL, ENDINGS, RunFolder, bad_folder
+from depthflux.bench.hosted.folder import RunFolder
+from depthflux.bench.hosted.run_files import CONTROL, ENDINGS, bad_folder
 from depthflux.bench.hosted.suites import Case, Suite
 from depthflux.errors import InvalidParameterError
 from depthflux.images import read_image
 
 
-def write_controls(suite: Suite, folder: RunFolder) -> None:
+def write_controls(suite: Suite, folder: RunFolder) -> list[str]:
     """Write every case's control image as it is uploaded.
+
+    Returns:
+        Their paths in the folder, by the suite's order.
 
     Raises:
         InvalidParameterError: a file is not the one that the suite was read with.
         UnreadableImageError: it is no picture any more.
     """
+    names = []
     for case in suite.cases:
         data, ending = read_control(case)
-        folder.write(f"{CONTROL}/{case.name}.{ending}", data)
+        names.append(f"{CONTROL}/{case.name}.{ending}")
+        folder.write(names[-1], data)
+    return names
 
 
 def read_control(case: Case) -> tuple[bytes, str]:

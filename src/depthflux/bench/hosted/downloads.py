@@ -5,17 +5,14 @@ Knows nothing of predictions, nor of where pictures are kept.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from depthflux.bench.hosted.connections import status_words
 from depthflux.bench.hosted.elsewhere import Elsewhere
-from depthflux.bench.hosted.errors import UnusableOutputError
+from depthflux.bench.hosted.errors import HostedError, UnusableOutputError
 from depthflux.bench.hosted.exchanges import Answer
-from depthflux.bench.hosted.retrying import FREELY, with_retries
-from depthflux.errors import RequestError, show
-from depthflux.images.container import MEDIA_TYPES
+from depthflux.bench.hosted.retrying import FREELY, Retries
+from depthflux.errors import RequestError, show, without_secrets
 from depthflux.images.isolated import IsolatedDecoder
 from depthflux.images.limits import ReadLimits
 from depthflux.images.source import inline_picture, inspect_picture, read_image
@@ -24,23 +21,10 @@ from depthflux.images.url import shown_url
 
 #: A side names no file of this machine. Of pictures 1536x1536 is the API's largest.
 LIMITS = ReadLimits(allow_files=False, max_pixels=2**24)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Downloaded:
-    """An output's file.
-
-    Attributes:
-        data: its bytes as they came.
-        media_type: what they are, such as `image/jpeg`.
-        headers: of the answer, names in lower case; empty for a picture inside the answer itself.
-        seconds: of the fetch that gave it, redirects included; 0 for one that needed none.
-    """
-
-    data: bytes = field(repr=False)
-    media_type: str
-    headers: dict[str, str] = field(repr=False)
-    seconds: float
+#: Answers that say that an output is not to be had any more, expired, deleted or never there, where
+#: they come again and again: until a picture has reached all of a CDN, they come, too. Others, 429
+#: and 5xx among them, say nothing of the output itself.
+GONE = frozenset({403, 404, 410})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +56,7 @@ def judge_picture(data: bytes, decoder: IsolatedDecoder) -> JudgedPicture:
     try:
         source = read_image(data, limits=LIMITS, field="output", decoder=decoder.decode)
     except RequestError as error:
-        raise UnusableOutputError(str(error)) from error
+        raise UnusableOutputError(str(error), data=data) from error
     width, height = source.size
     return JudgedPicture(media_type=source.media_type, width=width, height=height)
 
@@ -83,51 +67,43 @@ class Downloads:
     def __init__(
         self,
         elsewhere: Elsewhere,
+        retries: Retries,
         *,
         timeout_s: float,
-        sleep: Callable[[float], None],
-        wall: Callable[[], float] = time.time,
     ) -> None:
         """Fetch nothing yet.
 
         Args:
             elsewhere: asks addresses, without the key.
+            retries: asks anew.
             timeout_s: longest time of one attempt.
-            sleep: waits before something is asked anew.
-            wall: seconds since 1970.
         """
-        self._elsewhere, self._timeout_s = elsewhere, timeout_s
-        self._sleep, self._wall = sleep, wall
+        self._elsewhere, self._retries, self._timeout_s = elsewhere, retries, timeout_s
 
-    def get(self, output: str) -> Downloaded:
-        """The file of an output: an address, base64 or a data URI.
+    def get(self, output: str) -> bytes:
+        """The file of an output, as it came: an address, base64 or a data URI.
 
         Raises:
-            UnusableOutputError: it is no picture, or not to be fetched.
-            UnreachableError, NoAnswerError: it cannot be had after all retries.
+            UnusableOutputError: it is no picture, is gone, or is not to be fetched.
+            HostedError: it cannot be had after all retries, and perhaps later.
         """
         try:
             inside = (
                 None if is_url(output) else inline_picture(output, limits=LIMITS, field="output")
             )
             if inside is not None:
-                media_type = _media_type(inside)
-                return Downloaded(data=inside, media_type=media_type, headers={}, seconds=0.0)
+                _require_picture(inside)
+                return inside
         except RequestError as error:
-            raise UnusableOutputError(str(error)) from error
-        answer = self._fetched(output.strip())
+            raise UnusableOutputError(str(error), data=_kept(output.encode())) from error
+        data = self._fetched(output.strip()).body
         try:
-            media_type = _media_type(answer.body)
+            _require_picture(data)
         except RequestError as error:
             raise UnusableOutputError(
-                f"{show(shown_url(output))} gave no picture: {error}", status=200
+                f"{show(shown_url(output))} gave no picture: {error}", status=200, data=_kept(data)
             ) from error
-        return Downloaded(
-            data=answer.body,
-            media_type=media_type,
-            headers=answer.headers,
-            seconds=answer.seconds,
-        )
+        return data
 
     def _fetched(self, address: str) -> Answer:
         def ask(attempt: int) -> Answer:
@@ -135,15 +111,31 @@ class Downloads:
                 address, most_bytes=LIMITS.max_bytes, timeout_s=self._timeout_s, attempt=attempt
             )
 
-        answer = with_retries(ask, FREELY, sleep=self._sleep, wall=self._wall)
-        if answer.status != 200:
-            raise UnusableOutputError(
-                f"{show(shown_url(address))} answered {status_words(answer.status)} instead of a "
-                "picture; it may have expired.",
-                status=answer.status,
-            )
-        return answer
+        answer = self._retries.answer(ask, FREELY, is_of_use=_is_picture)
+        if answer.status == 200:
+            return answer
+        said = f"{show(shown_url(address))} answered {status_words(answer.status)} instead of a "
+        if answer.status in GONE:
+            raise UnusableOutputError(f"{said}picture; it may have expired.", status=answer.status)
+        raise HostedError(f"{said}picture; try again later.", status=answer.status)
 
 
-def _media_type(data: bytes) -> str:
-    return MEDIA_TYPES[inspect_picture(data, limits=LIMITS, field="output")]
+def _is_picture(answer: Answer) -> bool:
+    """Whether an answer is a picture by its begin."""
+    try:
+        _require_picture(answer.body)
+    except RequestError:
+        return False
+    return answer.status == 200
+
+
+def _kept(data: bytes) -> bytes:
+    """What came in a picture's place, as it may be kept: a page may hold addresses' secrets."""
+    try:
+        return without_secrets(data.decode()).encode()
+    except UnicodeDecodeError:
+        return data
+
+
+def _require_picture(data: bytes) -> None:
+    inspect_picture(data, limits=LIMITS, field="output")

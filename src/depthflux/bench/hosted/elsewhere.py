@@ -18,10 +18,12 @@ from depthflux.bench.hosted.connections import NO_CONNECTION, TooLargeError, ans
 from depthflux.bench.hosted.errors import (
     HostedError,
     NoAnswerError,
+    NotAskedError,
     UnreachableError,
     UnusableOutputError,
 )
 from depthflux.bench.hosted.exchanges import Answer, Recorder, Request
+from depthflux.bench.hosted.key_cover import holds_key
 from depthflux.errors import show
 from depthflux.images.addresses import Resolver, approved_addresses
 from depthflux.images.container import PictureProblemError
@@ -93,7 +95,8 @@ class Elsewhere:
             attempt: its number, for the recording.
 
         Raises:
-            UnusableOutputError: the address is not to be asked, or the answer is too large.
+            NotAskedError: the address is not to be asked.
+            UnusableOutputError: the answer is too large.
             UnreachableError: there is no connection.
             NoAnswerError: no whole answer came in time.
         """
@@ -147,7 +150,7 @@ class Elsewhere:
     def _judged(self, address: str, hop: _Hop, deadline: Deadline) -> Answer:
         """Ask one address if it may be asked."""
         shown = address if hop.method == "GET" else _place(address)
-        if self._key in address or any(self._key in value for value in hop.headers.values()):
+        if any(holds_key(text, self._key) for text in (address, *hop.headers.values())):
             raise _refused("a URL", "it holds the API key, which goes to the API alone")
         try:
             target = parse_url(address)
@@ -236,7 +239,8 @@ def _place(address: str) -> str:
     return shown_url(address if at < 0 else f"{address[:at]}/…")
 
 
-def _refused(address: str, why: str) -> UnusableOutputError:
-    return UnusableOutputError(
-        f"{show(shown_url(address))} is not asked: {why}; it was named by the side's answer."
-    )
+def _refused(address: str, why: str) -> NotAskedError:
+    shown = shown_url(address)
+    # Of what cannot be read as one, nothing may be shown.
+    named = "an address" if shown == shown_url("") else show(shown)
+    return NotAskedError(f"{named} is not asked: {why}; it was named by the side's answer.")

@@ -6,7 +6,8 @@
        ├─ NoAnswerError              sent, and no whole answer came
        ├─ UnreadableAnswerError      an answer came that the API does not have
        ├─ SubmissionLostError        a submission that may have been taken, and so may cost
-       └─ UnusableOutputError        an output that is no picture, or not to be fetched
+       └─ UnusableOutputError        an output that is no picture, or is gone
+          └─ NotAskedError           an address that our own rules refuse
     SettingsError
     └─ KeyRefusedError            the API key was refused: the whole run ends
 
@@ -72,7 +73,19 @@ class SubmissionLostError(HostedError):
 
 
 class UnusableOutputError(HostedError):
-    """An output that is no picture, or whose address is not to be fetched."""
+    """An output that is no picture, or is gone, however often it was asked for just now.
+
+    Attributes:
+        data: what came in its place, less the secrets of a text; empty where nothing is to be kept.
+    """
+
+    def __init__(self, message: str, *, status: int | None = None, data: bytes = b"") -> None:
+        super().__init__(message, status=status)
+        self.data = data
+
+
+class NotAskedError(UnusableOutputError):
+    """An address that is not asked, by our own rules and not the side's fault alone."""
 
 
 class KeyRefusedError(SettingsError):

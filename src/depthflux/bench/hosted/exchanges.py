@@ -1,8 +1,8 @@
 """What is kept of a request and its answer: everything that says how a side behaves, no secret.
 
-Of addresses the query is left out, of headers all but a few known ones, of texts the API key
-wherever it stands, and of long ones, such as pictures in base64, all but their length. Knows
-nothing of what is asked, or of where exchanges are kept.
+Of addresses, wherever in a text they stand, user, password and query are left out, of headers all
+but a few known ones, of texts the API key wherever it stands, and of long ones, such as pictures in
+base64, all but their length. Knows nothing of what is asked, or of where exchanges are kept.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from depthflux.bench.hosted.errors import HostedError
+from depthflux.bench.hosted.key_cover import HIDDEN, without_key
+from depthflux.errors import without_secrets
 from depthflux.images.url import shown_url
 from depthflux.logs import plain
 
@@ -28,8 +30,9 @@ KEPT_HEADERS = frozenset(
         "x-ratelimit-reset", "x-request-id",
     }
 )  # fmt: skip
-#: Longer texts are pictures or mistakes; of these only the length is kept.
-_LONGEST_TEXT = 20_000
+#: Longer texts are pictures or mistakes; of these only the length is kept. As many as
+#: `without_secrets` reads.
+_LONGEST_TEXT = 4_096
 _LONGEST_HEADER = 300
 #: Of an answer that is no JSON this much is kept.
 _LONGEST_ODD_BODY = 2_000
@@ -37,7 +40,6 @@ _LONGEST_ODD_BODY = 2_000
 _SECRET_FIELDS = frozenset({"upload", "secret"})
 #: An object within an object, so many times: no answer of the API goes as deep.
 _DEEPEST = 20
-_HIDDEN = "…"
 _ADDRESS = re.compile(r"https?://", re.IGNORECASE)
 
 
@@ -103,17 +105,15 @@ class Answer:
         status: of HTTP.
         headers: all, names in lower case.
         body: its bytes.
-        began_at: when the request was sent, seconds since 1970.
         seconds: until all of it was here.
-        attempt: of the request.
+        is_by_envelope: whether the status is one that its envelope says, and HTTP's was 200.
     """
 
     status: int
     headers: dict[str, str]
     body: bytes
-    began_at: float = 0.0
     seconds: float = 0.0
-    attempt: int = 1
+    is_by_envelope: bool = False
 
 
 class Recorder:
@@ -148,9 +148,7 @@ class Recorder:
             raise
         seconds = self._clock() - began
         self._tell(request, answer, "", began_at, seconds)
-        return dataclasses.replace(
-            answer, began_at=began_at, seconds=seconds, attempt=request.attempt
-        )
+        return dataclasses.replace(answer, seconds=seconds)
 
     def _tell(
         self,
@@ -168,13 +166,13 @@ class Recorder:
         self._on_exchange(
             Exchange(
                 method=request.method,
-                address=_without_key(shown_url(request.address), self._key),
+                address=without_key(shown_url(request.address), self._key),
                 sent=kept_value(request.sent, self._key),
                 status=answer.status if answer else None,
                 headers=kept_headers(answer.headers, self._key) if answer else {},
                 body=body,
                 size=len(answer.body) if answer else 0,
-                problem=_without_key(problem, self._key),
+                problem=_kept_words(problem, self._key),
                 began_at=began_at,
                 seconds=seconds,
                 attempt=request.attempt,
@@ -185,7 +183,7 @@ class Recorder:
 def kept_headers(headers: Mapping[str, str], key: str) -> dict[str, str]:
     """Of an answer's headers those that may be kept, without the key."""
     return {
-        name.lower(): plain(_without_key(value, key)[:_LONGEST_HEADER])
+        name.lower(): plain(_kept_words(value, key)[:_LONGEST_HEADER])
         for name, value in headers.items()
         if name.lower() in KEPT_HEADERS
     }
@@ -196,8 +194,10 @@ def kept_body(data: bytes, key: str) -> Any:
     try:
         return kept_value(json.loads(data), key)
     except (ValueError, RecursionError):
-        text = data[:_LONGEST_ODD_BODY].decode("utf-8", "replace")
-        return _without_key(plain(text), key)
+        # Cut only after the key is gone, of which else a part could be left at the end; and of
+        # JSON that is none the slashes may be escaped.
+        text = data[: _LONGEST_ODD_BODY + len(key)].decode("utf-8", "replace").replace("\\/", "/")
+        return plain(_kept_words(text, key)[:_LONGEST_ODD_BODY])
 
 
 def kept_value(value: Any, key: str, depth: int = 0) -> Any:
@@ -205,11 +205,11 @@ def kept_value(value: Any, key: str, depth: int = 0) -> Any:
     if isinstance(value, str):
         return _kept_text(value, key)
     if depth >= _DEEPEST and isinstance(value, dict | list):
-        return _HIDDEN
+        return HIDDEN
     if isinstance(value, dict):
         return {
             _kept_text(str(name), key): (
-                _HIDDEN if name in _SECRET_FIELDS else kept_value(inner, key, depth + 1)
+                HIDDEN if name in _SECRET_FIELDS else kept_value(inner, key, depth + 1)
             )
             for name, inner in value.items()
         }
@@ -224,8 +224,9 @@ def _kept_text(text: str, key: str) -> str:
     if _ADDRESS.match(text):
         text = shown_url(text)
     # Halves of surrogate pairs cannot be written to a file.
-    return _without_key(text.encode("utf-8", "replace").decode(), key)
+    return _kept_words(text.encode("utf-8", "replace").decode(), key)
 
 
-def _without_key(text: str, key: str) -> str:
-    return text.replace(key, _HIDDEN)
+def _kept_words(text: str, key: str) -> str:
+    """The first 4096 characters of a text without the key and the secrets of addresses."""
+    return without_secrets(without_key(text, key))

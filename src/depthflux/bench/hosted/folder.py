@@ -1,16 +1,25 @@
 """A run's folder: what was sent is written before it is sent, what came as soon as it has come.
 
-    plan.json                what was asked for, and the fingerprint that --resume compares
-    control/<case>.png       the control images as they were uploaded
+    plan.json                what was asked for, see `PlanFile`; what --resume compares
+    suite.toml               the cases as they were asked for, see bench.hosted.suite_copy
+    control/<case>.png       the control images as they were uploaded; or .jpg, .webp
     depth/<case>.png         their depth, near = white
-    <side>/side.json         who answered, see `SideFacts`
+    <side>/                  hosted, local or against
+           side.json         who answered, and how it was asked: `SideFacts`
+           uploads.json      what was exchanged while control images were uploaded, less secrets
+           server.log        of a local side: what its server said
     <side>/<task>/           intent.json      before it is sent: from here on it may cost its price
                              submission.json  its id, as soon as that is known
                              exchanges.json   every answer, less secrets
                              0.jpg …          the pictures; 0-depth.png … their depth
+                             0.refused …      what came in a picture's place and is none
                              outcome.json     the end: an `Outcome`
     report.json, report.html
     manifest.json            size and sha256 of all the others, see bench.hosted.manifest
+
+plan.json and manifest.json name the `schema_version` of all of them. What is written is strict, and
+so is what is read: a key that is added raises the version, and what reads a version reads every
+earlier one.
 
 So whatever ends a run, its folder says of each task whether it was sent and what it may have cost.
 Knows nothing of HTTP, and nothing of what is measured.
@@ -18,146 +27,88 @@ Knows nothing of HTTP, and nothing of what is measured.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
-from typing import Any, Literal, TypeVar
+from pathlib import Path
+from typing import Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel
 
-from depthflux.bench.hosted.outcomes import Outcome, Strict
-from depthflux.errors import InvalidParameterError, OutputError, show
-from depthflux.files import flush_file, make_folder, read_regular, write_atomically
-
-PLAN, MANIFEST = "plan.json", "manifest.json"
-REPORT, PAGE = "report.json", "report.html"
-CONTROL, DEPTH, SIDE = "control", "depth", "side.json"
-INTENT, SUBMISSION, EXCHANGES, OUTCOME = (
-    "intent.json",
-    "submission.json",
-    "exchanges.json",
-    "outcome.json",
+from depthflux.bench.hosted.outcomes import Outcome
+from depthflux.bench.hosted.run_files import (
+    HALF_WRITTEN,
+    INTENT,
+    MANIFEST,
+    OUTCOME,
+    PLAN,
+    SIDE,
+    SUBMISSION,
+    Intent,
+    SideFacts,
+    Submission,
+    bad_folder,
+    is_name,
+    read_file,
+    read_part,
 )
-#: Endings of pictures by what their bytes are.
-ENDINGS = {"image/jpeg": "jpg", "image/png": "png", "image/webp": "webp"}
-#: What `write_atomically` leaves of a file where the process is killed meanwhile.
-_HALF_WRITTEN = re.compile(r"\..+\.[0-9a-f]{16}")
-#: Names that a run gives: lower-case words, hyphens and one dot before an ending.
-_NAME = re.compile(r"[a-z0-9][a-z0-9-]*(\.[a-z0-9]+)?")
-_MOST_PARTS = 3
+from depthflux.errors import OutputError, first_line, show
+from depthflux.files import flush_file, make_folder, write_atomically
 
 #: How far a task has come: not sent; perhaps sent; taken; ended.
 State = Literal["new", "intended", "submitted", "ended"]
-Part = TypeVar("Part", bound=BaseModel)
-
-
-class MeasuredEnergy(Strict):
-    """What the GPU drew while a side's tasks were under way.
-
-    Attributes:
-        joules: above nothing, so what it draws when idle is in it.
-        seconds: how long tasks were under way.
-        pictures: how many of them were completed meanwhile.
-    """
-
-    joules: float
-    seconds: float
-    pictures: int
-
-
-class SideFacts(Strict):
-    """What is known of a side beside its outcomes; written when it is begun and when it ends.
-
-    Attributes:
-        name: `hosted`, `local` or `against`; also its folder.
-        label: what a person calls it.
-        address: of the hosted API; empty for a local profile.
-        model: `data.model` of its answers; empty where nothing was answered.
-        profile: the local profile's name; empty for a hosted side.
-        settings: its effective settings as JSON values; empty for a hosted side.
-        device: what it ran on; empty for a hosted side, or where nothing was painted.
-        recorded_at: when its answers were recorded, RFC 3339.
-        upload_seconds: by case, of its control image.
-        load_seconds: of a local side, from its start until it could paint, warmed up; None for a
-            hosted one.
-        energy: None where it was not measured.
-        energy_missing: why not; empty where it was.
-    """
-
-    name: str
-    label: str
-    address: str
-    model: str = ""
-    profile: str = ""
-    settings: dict[str, Any] = Field(default_factory=dict)
-    device: str = ""
-    recorded_at: str
-    upload_seconds: dict[str, float] = Field(default_factory=dict)
-    load_seconds: float | None = None
-    energy: MeasuredEnergy | None = None
-    energy_missing: str = ""
-
-
-class Intent(Strict):
-    """A task that is about to be sent.
-
-    Attributes:
-        task: its key.
-        fields: of its request, less the control image.
-        began_at: seconds since 1970.
-    """
-
-    task: str
-    fields: dict[str, Any]
-    began_at: float
-
-
-class Submission(Strict):
-    """A task that was taken.
-
-    Attributes:
-        prediction: the side's id.
-        polled_on: whether a later run went on asking for it, so that its times were not seen.
-    """
-
-    prediction: str = Field(pattern=r"^[A-Za-z0-9_-]{1,128}$")
-    polled_on: bool = False
 
 
 class TaskFolder:
     """One task of one side: `<side>/<task>/`."""
 
-    def __init__(self, run: Path, side: str, key: str) -> None:
+    def __init__(self, run: RunFolder, side: str, key: str) -> None:
         """Make nothing yet."""
         self._run, self._inside = run, f"{side}/{key}"
-        self.path = run / side / key
+        self.path = run.path / side / key
 
     @property
     def state(self) -> State:
         """How far the task has come, by the files that are there."""
         for name, state in _STATES:
-            if (self.path / name).exists():
+            if _is_there(self.path / name):
                 return state
         return "new"
 
+    @property
+    def may_be_sent(self) -> bool:
+        """Whether the task may have been sent, also where its files are gone since."""
+        return self._inside in self._run.sent or self.state != "new"
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a file in the folder."""
+        return _is_there(self.path / name)
+
+    def written_at(self, name: str) -> float:
+        """When a file of the folder was written, seconds since 1970."""
+        with _told(self.path / name):
+            return (self.path / name).stat().st_mtime
+
     def intend(self, intent: Intent) -> None:
         """Note that the task is about to be sent; it is on the disk when this returns."""
-        _make_flushed(self.path)
         self._write(INTENT, intent)
+        self._run.sent.add(self._inside)
 
     def withdraw(self) -> None:
         """Take the intent back: the task was surely not taken."""
-        (self.path / INTENT).unlink(missing_ok=True)
-        flush_file(self.path)
+        with _told(self.path):
+            (self.path / INTENT).unlink(missing_ok=True)
+            flush_file(self.path)
+        self._run.sent.discard(self._inside)
 
     def forget(self) -> None:
         """Make the task a new one, whatever was there; only for a side that costs nothing."""
-        for path in sorted(self.path.glob("*"), reverse=True):
-            path.unlink()
+        with _told(self.path):
+            for path in self.path.glob("*"):
+                path.unlink()
 
     def submit(self, submission: Submission) -> None:
         """Note the task's id; it is on the disk when this returns."""
@@ -165,36 +116,36 @@ class TaskFolder:
 
     def write_picture(self, name: str, data: bytes) -> str:
         """Write a picture or a depth map; its path in the run's folder."""
-        write_atomically(self.path / name, data)
+        self._run.write(f"{self._inside}/{name}", data)
         return f"{self._inside}/{name}"
 
     def end(self, outcome: Outcome) -> None:
         """Write the outcome; the task has ended."""
-        _make_flushed(self.path)
         self._write(OUTCOME, outcome)
 
     def intent(self) -> Intent:
         """What was about to be sent."""
-        return read_part(self._run, f"{self._inside}/{INTENT}", Intent)
+        return read_part(self._run.path, f"{self._inside}/{INTENT}", Intent)
 
     def submission(self) -> Submission | None:
         """The id; None of a task that was not taken."""
-        if not (self.path / SUBMISSION).exists():
+        if not _is_there(self.path / SUBMISSION):
             return None
-        return read_part(self._run, f"{self._inside}/{SUBMISSION}", Submission)
+        return read_part(self._run.path, f"{self._inside}/{SUBMISSION}", Submission)
 
     def outcome(self) -> Outcome:
         """The outcome, whose pictures' paths are in this folder."""
-        outcome = read_part(self._run, f"{self._inside}/{OUTCOME}", Outcome)
-        files = [picture.file for picture in outcome.pictures]
-        if outcome.task != self.path.name or any(
-            not _is_name(file.removeprefix(f"{self._inside}/")) for file in files
+        outcome = read_part(self._run.path, f"{self._inside}/{OUTCOME}", Outcome)
+        ours = f"{self._inside}/"
+        if outcome.task != self.path.name or not all(
+            picture.file.startswith(ours) and is_name(picture.file.removeprefix(ours))
+            for picture in outcome.pictures
         ):
-            raise bad_folder(self._run, f"{self._inside}/{OUTCOME} is of another task")
+            raise bad_folder(self._run.path, f"{self._inside}/{OUTCOME} is of another task")
         return outcome
 
     def _write(self, name: str, part: BaseModel) -> None:
-        write_atomically(self.path / name, _as_json(part.model_dump(mode="json")))
+        self._run.write_json(f"{self._inside}/{name}", part.model_dump(mode="json"))
 
 
 #: The later file says more.
@@ -210,11 +161,14 @@ class RunFolder:
 
     Attributes:
         path: where it is.
+        sent: what this process was about to send, `<side>/<task>`, and has not taken back.
     """
 
     def __init__(self, path: Path) -> None:
         """Make nothing yet."""
         self.path = path
+        self.sent: set[str] = set()
+        self._is_begun = False
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -224,12 +178,18 @@ class RunFolder:
             OutputError: it cannot be made, or another process holds it.
         """
         make_folder(self.path)
-        handle = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        with _told(self.path):
+            handle = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(handle)
-            raise _refused(self.path, "another run is at work in it; wait for it") from error
+            if error.errno == errno.EWOULDBLOCK:
+                reason = "another run is at work in it; wait for it"
+            else:
+                # Some network file systems have no locks.
+                reason = f"it cannot be held ({error.strerror}); name one on a local disk"
+            raise _refused(self.path, reason) from error
         try:
             yield
         finally:
@@ -238,7 +198,7 @@ class RunFolder:
     @property
     def has_run(self) -> bool:
         """Whether a run was begun here."""
-        return (self.path / PLAN).exists()
+        return _is_there(self.path / PLAN)
 
     def begin(self, plan: dict[str, Any]) -> None:
         """Write the plan of a new run.
@@ -250,12 +210,15 @@ class RunFolder:
             raise _refused(
                 self.path, "it holds a run already; add --resume to go on with it, or name another"
             )
-        if strangers := sorted(path.name for path in self.path.iterdir()):
+        with _told(self.path):
+            strangers = sorted(path.name for path in self.path.iterdir())
+        if strangers:
             raise _refused(
                 self.path,
                 f"it is not empty: {show(strangers[0])} is there; name a new folder",
             )
         self.write_json(PLAN, plan)
+        self._is_begun = True
 
     def require_run(self) -> None:
         """See that there is a run to go on with; nothing is changed.
@@ -269,33 +232,68 @@ class RunFolder:
     def go_on(self) -> None:
         """Make ready to go on with an earlier run.
 
-        Its manifest and report hold no more, and what was half written when it was killed goes.
+        Its manifest holds no more, and what was half written when it was killed goes. Its report
+        stays until there is another: this run, too, may end before it has one.
         """
-        for name in (MANIFEST, REPORT, PAGE):
-            (self.path / name).unlink(missing_ok=True)
-        for path in self.path.rglob(".*"):
-            if _HALF_WRITTEN.fullmatch(path.name):
-                path.unlink()
+        self._is_begun = True
+        with _told(self.path):
+            (self.path / MANIFEST).unlink(missing_ok=True)
+            for path in self.path.rglob(".*"):
+                if HALF_WRITTEN.fullmatch(path.name):
+                    path.unlink()
+
+    def is_done(self, side: str, keys: Iterable[str]) -> bool:
+        """Whether all these tasks of a side have ended."""
+        return all(self.task(side, key).state == "ended" for key in keys)
+
+    def is_settled(self, side: str, keys: Iterable[str]) -> bool:
+        """Whether nothing of these tasks is left to be asked, of those that failed neither."""
+        tasks = [self.task(side, key) for key in keys]
+        return all(task.state == "ended" and not task.outcome().may_come for task in tasks)
 
     def task(self, side: str, key: str) -> TaskFolder:
         """A task's folder."""
-        return TaskFolder(self.path, side, key)
+        return TaskFolder(self, side, key)
 
     def write_json(self, name: str, document: dict[str, Any]) -> Path:
         """Write a document at a path in this folder."""
         return self.write(name, _as_json(document))
 
     def write(self, name: str, data: bytes) -> Path:
-        """Write a file at a path in this folder, making the folder that it is in."""
+        """Write a file at a path in this folder, making the folders between, but never this one.
+
+        Raises:
+            OutputError: it cannot be written; that never says to name another folder, in which all
+                would be sent and paid for anew.
+        """
         path = self.path / name
-        _make_flushed(path.parent)
-        write_atomically(path, data)
+        if not self.path.is_dir() or (self._is_begun and not self.has_run):
+            # Half a run in its place would hide what became of the whole.
+            raise _not_written(path, "the run's folder was removed meanwhile")
+        try:
+            _make_flushed(path.parent)
+            write_atomically(path, data)
+        except OutputError as error:
+            cause = error.__cause__
+            reason = cause.strerror if isinstance(cause, OSError) else None
+            raise _not_written(path, reason or "no permission to write there") from error
         return path
 
     def add_exchanges(self, name: str, exchanges: Sequence[dict[str, Any]]) -> None:
-        """Keep what was asked and answered in a file, behind what earlier runs did."""
-        path = self.path / name
-        before = json.loads(path.read_bytes()) if path.exists() else []
+        """Keep what was asked and answered in a file, behind what earlier runs did.
+
+        Raises:
+            InvalidParameterError: what is there is not what a run writes.
+            OutputError: it cannot be written.
+        """
+        before = []
+        if _is_there(self.path / name):
+            try:
+                before = json.loads(read_file(self.path, name))
+            except (ValueError, RecursionError) as error:
+                raise bad_folder(self.path, f"{name} is no JSON: {first_line(error)}") from error
+        if not isinstance(before, list):
+            raise bad_folder(self.path, f"{name} holds no list")
         self.write(name, _as_json([*before, *exchanges]))
 
     def write_side(self, facts: SideFacts) -> None:
@@ -304,7 +302,7 @@ class RunFolder:
 
     def side(self, name: str) -> SideFacts | None:
         """What is known of a side; None where it was not begun."""
-        if not (self.path / name / SIDE).exists():
+        if not _is_there(self.path / name / SIDE):
             return None
         facts = read_part(self.path, f"{name}/{SIDE}", SideFacts)
         if facts.name != name:
@@ -312,60 +310,47 @@ class RunFolder:
         return facts
 
 
-def read_part(run: Path, name: str, kind: type[Part]) -> Part:
-    """A file of a run as what it should be.
+def _is_there(path: Path) -> bool:
+    """Whether there is such a file.
 
     Raises:
-        InvalidParameterError: it is not there, or something else.
+        OutputError: nobody lets us see.
     """
-    try:
-        return kind.model_validate_json(_read(run, name))
-    except ValidationError as error:
-        problem = error.errors()[0]
-        place = ".".join(str(part) for part in problem["loc"])
-        raise bad_folder(run, f"{name}: {show(place)}: {problem['msg']}") from error
+    with _told(path):
+        try:
+            # Not `exists`, by which what may not be seen is not there.
+            path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+    return True
 
 
-def inside(run: Path, name: str) -> Path:
-    """The path of a file of a run by its name in it, such as `hosted/red-cube-0/0.jpg`.
-
-    Raises:
-        InvalidParameterError: it is no name that a run gives, such as one that leads elsewhere.
-    """
-    parts = PurePosixPath(name).parts
-    is_plain = "/".join(parts) == name and all(map(_is_name, parts))
-    if not is_plain or not 1 <= len(parts) <= _MOST_PARTS:
-        raise bad_folder(run, f"it names {show(name)}, which is no file of a run")
-    return run.joinpath(*parts)
-
-
-def bad_folder(run: Path, reason: str) -> InvalidParameterError:
-    """The error about a folder that is no whole run, as --replay and --resume say it."""
-    return InvalidParameterError(
-        f"{run}: {reason}; give the folder of an earlier run, unchanged.",
-        field="folder",
-        value=str(run),
-        allowed="the folder of an earlier run",
+def _not_written(path: Path, reason: str) -> OutputError:
+    return OutputError(
+        f"cannot write {path}: {reason}; make room, or see that it is there and may be written, "
+        "and keep to this folder.",
+        field="out",
+        value=str(path),
+        allowed="a folder that may be written",
     )
-
-
-def _read(run: Path, name: str) -> bytes:
-    try:
-        return read_regular(inside(run, name))
-    except OSError as error:
-        raise bad_folder(run, f"{name} cannot be read: {error.strerror}") from error
-
-
-def _is_name(part: str) -> bool:
-    return _NAME.fullmatch(part) is not None
 
 
 def _make_flushed(folder: Path) -> None:
     """Make a folder whose name survives a power cut, as what is written into it has to."""
     if not folder.is_dir():
         make_folder(folder)
-        for made in (folder.parent, folder.parent.parent):
-            flush_file(made)
+        with _told(folder):
+            for made in (folder.parent, folder.parent.parent):
+                flush_file(made)
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Say of a file or folder that the system refuses what it says of it."""
+    try:
+        yield
+    except OSError as error:
+        raise _refused(path, error.strerror or str(error)) from error
 
 
 def _as_json(document: object) -> bytes:

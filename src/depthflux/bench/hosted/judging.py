@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from depthflux.bench.hosted.controls import control_file
-from depthflux.bench.hosted.folder import DEPTH, RunFolder, inside
+from depthflux.bench.hosted.folder import RunFolder
 from depthflux.bench.hosted.plan import ContestPlan, Task
+from depthflux.bench.hosted.run_files import DEPTH, inside
 from depthflux.bench.hosted.suites import Case
 from depthflux.bench.quality.figures import Measured
 from depthflux.contract.request import parse_size
@@ -69,6 +71,7 @@ class Judges:
         prompts: None where there is no CLIP model.
         distance: None where LPIPS cannot be measured.
         missing: why there is none, by these names.
+        judge_is_local: whether who judges structure also makes the local side's control images.
     """
 
     def __init__(
@@ -79,11 +82,12 @@ class Judges:
         prompts: PromptAgreement | None,
         distance: PerceptualDistance | None,
         missing: dict[str, str],
+        judge_is_local: bool,
     ) -> None:
         """Judge the pictures of a run's folder."""
         self._folder = folder
         self.structure, self.prompts, self.distance = structure, prompts, distance
-        self.missing = missing
+        self.missing, self.judge_is_local = missing, judge_is_local
         self._decoder = IsolatedDecoder()
         self._control: tuple[str, SourceImage] | None = None
         self._control_depths: dict[tuple[str, tuple[int, int]], NDArray[np.float32]] = {}
@@ -103,7 +107,7 @@ class Judges:
         """
         from depthflux.bench.quality.closeness import PerceptualDistance, find_alexnet
         from depthflux.bench.quality.prompt_agreement import PromptAgreement, find_clip
-        from depthflux.bench.quality.structure import Structure, find_judge
+        from depthflux.bench.quality.structure import Structure, find_judge, is_same_estimator
 
         missing: dict[str, str] = {}
 
@@ -113,17 +117,30 @@ class Judges:
                 return None
             return load(found.path)
 
+        judge, local = find_judge(plan.estimator, settings), find_judge(None, settings)
         return cls(
             folder,
-            structure=loaded("structure", find_judge(plan.estimator, settings), Structure.load),
+            structure=loaded("structure", judge, Structure.load),
             prompts=loaded(
                 "prompt_agreement", find_clip(plan.clip, settings.weights_dir), PromptAgreement.load
             ),
             distance=loaded("lpips", find_alexnet(), PerceptualDistance.load),
             missing=missing,
+            judge_is_local=judge.path is not None
+            and local.path is not None
+            and is_same_estimator(judge.path, local.path),
         )
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        """Judge within a block."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         """End the process that decodes."""
         self._decoder.close()
 

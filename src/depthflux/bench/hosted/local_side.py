@@ -6,30 +6,36 @@ Knows nothing of the other side.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from depthflux.bench.gpu_samples import GpuSamples
+from depthflux.bench.hosted.afterwards import afterwards
 from depthflux.bench.hosted.client import HostedClient
+from depthflux.bench.hosted.errors import HostedError
 from depthflux.bench.hosted.exchange_log import ExchangeLog
-from depthflux.bench.hosted.folder import MeasuredEnergy, RunFolder, SideFacts
+from depthflux.bench.hosted.folder import RunFolder
 from depthflux.bench.hosted.local_server import LocalServer
 from depthflux.bench.hosted.money import Budget
 from depthflux.bench.hosted.on_its_way import Asking
 from depthflux.bench.hosted.plan import ContestPlan, Task
 from depthflux.bench.hosted.profiles import LocalProfile
+from depthflux.bench.hosted.run_files import MeasuredEnergy, SideFacts, SideName
 from depthflux.bench.hosted.running import GO_ON, Runner, Say, pause
 from depthflux.bench.hosted.sides import LOCAL_LONGEST_S, ServedSide
+from depthflux.bench.wording import count
 from depthflux.errors import GenerationError, UnreadableImageError
 from depthflux.images import read_record
 from depthflux.logs import plain
 
 LOG = "server.log"
 NO_POWER = "nvidia-smi told no power"
+#: What a side's facts hold of what nvidia-smi states of its GPU.
+_DESCRIBED = ("name", "driver_version")
 
 
 class LocalSide:
@@ -37,7 +43,7 @@ class LocalSide:
 
     def __init__(
         self,
-        name: str,
+        name: SideName,
         profile: LocalProfile,
         plan: ContestPlan,
         tasks: Sequence[Task],
@@ -71,7 +77,7 @@ class LocalSide:
         """
         states = [self._folder.task(self._name, task.key).state for task in self._tasks]
         if all(state == "ended" for state in states):
-            self._say(f"{self._name}: all {len(states)} tasks are done")
+            self._say(f"{self._name}: {count(len(states), 'task')}, all done")
             return self
         with ExitStack() as stack:
             self._start(stack)
@@ -86,8 +92,11 @@ class LocalSide:
     ) -> None:
         self._inner.close()
 
-    def run(self) -> None:
+    def run(self, tasks: Sequence[Task]) -> None:
         """Ask for all that is not done.
+
+        Args:
+            tasks: of those that were given, the ones that are wanted by now.
 
         Raises:
             CancelledError: Ctrl-C.
@@ -95,9 +104,10 @@ class LocalSide:
         """
         if self._side is None or self._server is None:
             return
+        self._tasks = tasks
         runner = Runner(
             self._side,
-            self._tasks,
+            tasks,
             self._folder,
             concurrency=self._plan.concurrency,
             budget=Budget(None, None),
@@ -105,21 +115,39 @@ class LocalSide:
             say=self._say,
         )
         before = {key for key in self._keys() if self._is_ended(key)}
-        samples = GpuSamples(self._profile.device)
+        samples = GpuSamples(self._profile.device, now=self._side.now)
+
+        def note() -> None:
+            self._note_energy(samples, before)
+            self._note_device(samples)
+
+        with afterwards(note), self._end_told(self._server), samples:
+            runner.prepare()
+            self._warm(self._side)
+            runner.run()
+
+    @contextmanager
+    def _end_told(self, server: LocalServer) -> Iterator[None]:
+        """Say of a server that has ended why, which is worth more than that it is gone."""
         try:
-            with samples:
-                runner.prepare()
-                runner.run()
+            yield
         except GenerationError as error:
-            # What the server said of its end is worth more than that it is gone.
-            if said := self._server.last_words():
+            if said := server.last_words():
                 raise GenerationError(
                     f"the local server ended while it was measured: {said} {GO_ON}"
                 ) from error
             raise
-        finally:
-            self._note_energy(samples, before)
-            self._note_device()
+
+    def _warm(self, side: ServedSide) -> None:
+        """Have one picture painted that counts nowhere; that it fails says nothing of others."""
+        task = next((task for task in self._tasks if not self._is_ended(task.key)), None)
+        if task is None:
+            return
+        self._say(f"{self._name}: the like of {task.key} is painted first and counts nowhere")
+        try:
+            side.warm(task)
+        except HostedError as error:
+            self._say(f"{self._name}: it was not painted: {error}")
 
     def _start(self, stack: ExitStack) -> None:
         plan, profile = self._plan, self._profile
@@ -127,20 +155,13 @@ class LocalSide:
         self._server = stack.enter_context(
             LocalServer(
                 profile.target,
-                plan.settings,
+                profile.arguments,
                 device=profile.device,
                 log=self._folder.path / self._name / LOG,
             )
         )
         log = ExchangeLog()
-        client = HostedClient(
-            self._server.address,
-            self._server.key,
-            version=plan.version,
-            key_name="the local server's key",
-            on_exchange=log.add,
-            sleep=lambda seconds: pause(seconds, self._stop),
-        )
+        client = stack.enter_context(self._client(self._server, log))
         facts = SideFacts(
             name=self._name,
             label=f"depthflux {profile.name}",
@@ -149,6 +170,9 @@ class LocalSide:
             settings=profile.shown_settings,
             recorded_at=datetime.now(UTC).isoformat(timespec="seconds"),
             load_seconds=self._server.load_seconds,
+            concurrency=plan.concurrency,
+            poll_interval_seconds=plan.poll_interval_s,
+            sync_mode=plan.sync_mode,
         )
         asking = Asking(
             poll_interval_s=plan.poll_interval_s,
@@ -156,10 +180,18 @@ class LocalSide:
             longest_s=LOCAL_LONGEST_S,
             is_paid=False,
         )
-        self._side = ServedSide(
-            stack.enter_context(client), log, facts, self._folder, asking, stop=self._stop
-        )
+        self._side = ServedSide(client, log, facts, self._folder, asking, stop=self._stop)
         stack.callback(self._side.close)
+
+    def _client(self, server: LocalServer, log: ExchangeLog) -> HostedClient:
+        return HostedClient(
+            server.address,
+            server.key,
+            version=self._plan.version,
+            key_name="the local server's key",
+            on_exchange=log.add,
+            sleep=lambda seconds: pause(seconds, self._stop),
+        )
 
     def _keys(self) -> list[str]:
         return [task.key for task in self._tasks]
@@ -190,9 +222,14 @@ class LocalSide:
             energy_missing="",
         )
 
-    def _note_device(self) -> None:
-        """What it ran on, by the record of a picture that it painted."""
-        if self._side is None or self._side.facts.device:
+    def _note_device(self, samples: GpuSamples) -> None:
+        """What it ran on, by nvidia-smi and by the record of a picture that it painted."""
+        if self._side is None:
+            return
+        if described := samples.describe():
+            # Not its UUID, which concerns nobody.
+            self._side.note(gpu={name: described[name] for name in _DESCRIBED if name in described})
+        if self._side.facts.device:
             return
         for key in filter(self._is_ended, self._keys()):
             for picture in self._folder.task(self._name, key).outcome().pictures:

@@ -11,13 +11,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from pydantic import Field
 
-from depthflux.bench.hosted.folder import MANIFEST, RunFolder, bad_folder, inside, read_part
-from depthflux.bench.hosted.outcomes import Strict
-from depthflux.errors import show
+from depthflux.bench.document import Strict
+from depthflux.bench.hosted.folder import RunFolder
+from depthflux.bench.hosted.run_files import (
+    HALF_WRITTEN,
+    MANIFEST,
+    RECORDING_SCHEMA,
+    bad_folder,
+    inside,
+    read_part,
+)
+from depthflux.errors import OutputError, show
 from depthflux.files import is_regular, sha256_of_file
 
 #: How many differences a message tells.
@@ -42,9 +50,11 @@ class Manifest(Strict):
     """All files of a run but this one, sorted by path.
 
     Attributes:
+        schema_version: of the whole folder.
         files: one entry each.
     """
 
+    schema_version: int = Field(ge=1, le=RECORDING_SCHEMA)
     files: list[Entry]
 
 
@@ -52,18 +62,28 @@ def write_manifest(folder: RunFolder) -> Path:
     """Write the manifest of all files that are there, last of all.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: it cannot be written, or a file cannot be read.
     """
-    entries = [
-        Entry(
-            file=name,
-            bytes=(folder.path / name).stat().st_size,
-            sha256=sha256_of_file(folder.path / name),
-        )
-        for name in sorted(_files_in(folder.path))
-        if name != MANIFEST
-    ]
-    return folder.write_json(MANIFEST, Manifest(files=entries).model_dump(mode="json"))
+    try:
+        entries = [
+            Entry(
+                file=name,
+                bytes=(folder.path / name).stat().st_size,
+                sha256=sha256_of_file(folder.path / name),
+            )
+            for name in sorted(_files_in(folder.path))
+            # What is half written is no file of a run, nor will it be.
+            if name != MANIFEST and not HALF_WRITTEN.fullmatch(PurePosixPath(name).name)
+        ]
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {folder.path / MANIFEST}: {error.filename}: {error.strerror}; go on "
+            "with the run with --resume.",
+            field="out",
+            value=str(folder.path),
+        ) from error
+    manifest = Manifest(schema_version=RECORDING_SCHEMA, files=entries)
+    return folder.write_json(MANIFEST, manifest.model_dump(mode="json"))
 
 
 def verify(folder: Path) -> Manifest:
@@ -79,7 +99,7 @@ def verify(folder: Path) -> Manifest:
             f"there is no {MANIFEST} in it, which a run writes when it ends; finish it with "
             "--resume",
         )
-    manifest = read_part(folder, MANIFEST, Manifest)
+    manifest = read_manifest(folder)
     problems = list(_problems(folder, manifest))
     if problems:
         told = "; ".join(problems[:MOST_TOLD])
@@ -88,14 +108,41 @@ def verify(folder: Path) -> Manifest:
     return manifest
 
 
+def read_manifest(folder: Path) -> Manifest:
+    """What a run's folder held when its manifest was written.
+
+    Raises:
+        InvalidParameterError: there is no manifest, or it is none.
+    """
+    return read_part(folder, MANIFEST, Manifest)
+
+
+def is_as_told(folder: Path, entry: Entry) -> bool:
+    """Whether a file has the size and the sum that the manifest tells; unreadable is neither.
+
+    Raises:
+        InvalidParameterError: its name is none that a run gives.
+    """
+    path = inside(folder, entry.file)
+    try:
+        # Neither is a link followed out of the folder, nor a folder that is one.
+        return (
+            is_regular(path)
+            and _is_below(folder, path)
+            and path.stat().st_size == entry.bytes
+            and sha256_of_file(path) == entry.sha256
+        )
+    except OSError:
+        return False
+
+
 def _problems(folder: Path, manifest: Manifest) -> Iterator[str]:
     known = [entry.file for entry in manifest.files]
     for entry in manifest.files:
         path = inside(folder, entry.file)
-        # Neither is a link followed out of the folder, nor a folder that is one.
         if not is_regular(path) or not _is_below(folder, path):
             yield f"{entry.file} is missing"
-        elif sha256_of_file(path) != entry.sha256:
+        elif not is_as_told(folder, entry):
             yield f"{entry.file} was changed"
     for name in sorted(set(_files_in(folder)) - {*known, MANIFEST}):
         yield f"{show(name)} was added"

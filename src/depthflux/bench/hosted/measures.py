@@ -9,12 +9,13 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from depthflux.bench import document
 from depthflux.bench.gpu_samples import merged
-from depthflux.bench.hosted import document
-from depthflux.bench.hosted.folder import RunFolder, SideFacts
+from depthflux.bench.hosted.folder import RunFolder
 from depthflux.bench.hosted.money import POWER_UNKNOWN, hosted_cost, local_cost
 from depthflux.bench.hosted.outcomes import Outcome, Picture, Times
 from depthflux.bench.hosted.plan import Task
+from depthflux.bench.hosted.run_files import SideFacts
 from depthflux.bench.quality.statistics import quantiles
 from depthflux.contract.request import parse_size
 
@@ -27,7 +28,8 @@ class Recorded:
         facts: of the side.
         tasks: that were to be asked, in the plan's order.
         outcomes: by the task's key, those that there are.
-        polled_on: keys of tasks that a later run saw to their end, so that times say nothing.
+        polled_on: keys of tasks that were not seen from their beginning, such as those that a later
+            run saw to their end, so that times say nothing.
     """
 
     facts: SideFacts
@@ -123,6 +125,10 @@ def describe_side(recorded: Recorded, prices: Prices, *, is_recorded: bool) -> d
         profile=facts.profile,
         settings=facts.settings,
         device=facts.device,
+        gpu=facts.gpu,
+        concurrency=facts.concurrency,
+        poll_interval_seconds=facts.poll_interval_seconds,
+        sync_mode=facts.sync_mode,
         recorded_at=facts.recorded_at if is_recorded else "",
         counts=_counts(recorded),
         failures=_failures(recorded),
@@ -146,9 +152,11 @@ def _counts(recorded: Recorded) -> document.Counts:
         completed=statuses["completed"],
         failed=statuses["failed"],
         lost=statuses["lost"],
+        timed=len(recorded.timed()),
         not_run=len(recorded.tasks) - len(recorded.outcomes),
         pictures=len(pictures),
         exact_size=sum(is_exact(task, picture) for task, picture in pictures),
+        told_safety=len(flags),
         flagged=sum(flags) if flags else None,
     )
 
@@ -169,18 +177,18 @@ def _failures(recorded: Recorded) -> list[document.Failure]:
     ]
 
 
-def _seconds(recorded: Recorded) -> document.Times:
+def _seconds(recorded: Recorded) -> document.TimeQuantiles:
     times = [times for _, _, times in recorded.timed()]
 
     def of(read: Callable[[Times], float | None]) -> document.Quantiles | None:
         return quantiles([value for one in times if (value := read(one)) is not None])
 
-    return document.Times(
-        submit=of(lambda one: one.submit),
-        queue=of(lambda one: one.queue),
-        inference=of(lambda one: one.inference),
-        download=of(lambda one: one.download),
-        total=of(lambda one: one.total),
+    return document.TimeQuantiles(
+        submit=of(lambda one: one.submit_seconds),
+        queue=of(lambda one: one.queue_seconds),
+        inference=of(lambda one: one.inference_seconds),
+        download=of(lambda one: one.download_seconds),
+        total=of(lambda one: one.total_seconds),
     )
 
 

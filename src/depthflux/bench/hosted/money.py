@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from depthflux.bench.hosted.document import Cost
+from depthflux.bench.document import Cost
+from depthflux.bench.wording import count, which
 
 if TYPE_CHECKING:
     from depthflux.bench.hosted.plan import Task
@@ -134,17 +135,27 @@ def hosted_cost(*, charged_pictures: int, received_pictures: int, price_usd: flo
 
     Args:
         charged_pictures: of tasks that count as paid, those without pictures too.
-        received_pictures: of completed tasks.
+        received_pictures: of completed tasks, among which all that was paid is divided, as with a
+            local side.
         price_usd: of one; None where it is not known.
     """
     if price_usd is None:
         return _unknown(PRICE_UNKNOWN)
-    how = "The price that was given, times the pictures that count as paid."
+    total = exact(price_usd) * charged_pictures
+    how = (
+        f"{count(charged_pictures, 'picture')} {which(charged_pictures, 'counts', 'count')} as "
+        f"paid, at the price of {usd(exact(price_usd))} each that was given."
+    )
     if lost := charged_pictures - received_pictures:
-        how += f" {lost} of them never came: their tasks failed once taken, or were lost."
+        their = which(lost, "its task", "their tasks")
+        how += (
+            f" {lost} of them never came, since {their} failed once taken or "
+            f"{which(lost, 'was', 'were')} lost"
+        )
+        how += ", so a picture that came costs more than that." if received_pictures else "."
     return Cost(
-        usd_per_picture=price_usd,
-        usd_total=float(exact(price_usd) * charged_pictures),
+        usd_per_picture=float(total / received_pictures) if received_pictures else None,
+        usd_total=float(total),
         mean_watts=None,
         joules_per_picture=None,
         how=how,

@@ -5,10 +5,13 @@ Knows nothing of what is answered.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from depthflux.bench.hosted.exchange_log import count_retries
 from depthflux.bench.hosted.exchanges import Exchange
 from depthflux.bench.hosted.folder import TaskFolder
+from depthflux.bench.hosted.outcomes import Outcome, Picture, TaskStatus, Times
 from depthflux.bench.hosted.plan import Task
 from depthflux.bench.hosted.timing import Begun
 
@@ -42,6 +45,7 @@ class OnItsWay:
         is_later: whether an earlier run has sent it.
         prediction: its id; empty until it is known.
         polls: so far.
+        fetched_again: how often a picture was fetched anew since it could not be decoded.
     """
 
     task: Task
@@ -51,3 +55,33 @@ class OnItsWay:
     is_later: bool = False
     prediction: str = ""
     polls: int = 0
+    fetched_again: int = 0
+
+    def ended(
+        self,
+        status: TaskStatus,
+        error: str,
+        code: int | None = None,
+        *,
+        ended_at: float,
+        is_charged: bool = True,
+        may_come: bool = False,
+        pictures: Sequence[Picture] = (),
+        times: Times | None = None,
+    ) -> Outcome:
+        """Its outcome; see there."""
+        return Outcome(
+            task=self.task.key,
+            status=status,
+            error=error.rstrip("."),
+            code=code,
+            prediction=self.prediction,
+            began_at=self.begun.at,
+            ended_at=ended_at,
+            times=times,
+            pictures=list(pictures),
+            polls=self.polls,
+            retries=count_retries(self.exchanges) + self.fetched_again,
+            is_charged=is_charged,
+            may_come=may_come,
+        )

@@ -6,15 +6,13 @@ Imports torch, once it is asked. Knows nothing of servers.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 from depthflux.bench.hosted.plan import ContestPlan
+from depthflux.bench.hosted.plan_file import shown_settings
+from depthflux.bench.hosted.remembering import measured_settings
 from depthflux.settings import EngineSettings
-
-#: Models that a setting names by a word; any other is a folder's path.
-_NAMED_MODELS = ("demo", "flux")
 
 
 @dataclass(frozen=True)
@@ -26,22 +24,19 @@ class LocalProfile:
         target: what the server is told to load.
         values: the effective settings.
         device: where it runs, such as `cuda:0`.
+        arguments: settings that its server is given beside the profile.
     """
 
     name: str
     target: str
     values: EngineSettings
     device: str
+    arguments: dict[str, Any] = field(default_factory=dict)
 
     @property
     def shown_settings(self) -> dict[str, Any]:
         """The settings as JSON values, without paths: a report may be shown to strangers."""
-        shown = self.values.model_dump(mode="json")
-        paths = [name for name in shown if isinstance(getattr(self.values, name), Path)]
-        kept = {name: value for name, value in shown.items() if name not in paths}
-        if self.values.model not in _NAMED_MODELS:
-            kept["model"] = "folder"
-        return kept
+        return shown_settings(self.values)
 
 
 def find_profile(target: str, plan: ContestPlan) -> LocalProfile:
@@ -55,10 +50,12 @@ def find_profile(target: str, plan: ContestPlan) -> LocalProfile:
     from depthflux.engine.selection import select_settings
     from depthflux.model.placement import place
 
-    resolved = select_settings(target, environment=os.environ, arguments=plan.settings)
+    arguments = measured_settings(target, environment=os.environ, settings=plan.settings)
+    resolved = select_settings(target, environment=os.environ, arguments=arguments)
     return LocalProfile(
         name=resolved.profile,
         target=target,
         values=resolved.values,
         device=str(place(resolved.values).device),
+        arguments=arguments,
     )

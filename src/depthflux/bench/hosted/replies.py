@@ -1,7 +1,8 @@
 """Answers of the hosted API → values that can be relied on, or one clear error.
 
-Strict where a misreading would cost or mislead (ids, status, outputs, numbers), and patient where
-the documentation contradicts itself (fields left out, or null). Knows nothing of how one asks.
+Strict where a misreading would cost or mislead (ids, the outputs of what is completed), and
+patient elsewhere: pictures that are paid for must not be lost over a word that nobody knows or a
+number that is none. Knows nothing of how one asks.
 """
 
 from __future__ import annotations
@@ -18,15 +19,17 @@ from depthflux.images.container import PictureProblemError
 from depthflux.images.url import parse_url
 from depthflux.logs import one_line
 
-_Entry = TypeVar("_Entry", str, bool)
+_Value = TypeVar("_Value")
 
-#: What `data.status` may say. Source: the hosted documentation; the last three are newer words.
+#: What `data.status` may say. Source: the hosted documentation; the last three of `ENDED` are newer
+#: words. Others may come: the official clients go on asking then.
 GOING_ON = frozenset({"created", "processing"})
 ENDED = frozenset({"completed", "failed", "cancelled", "timeout", "deleted"})
 #: `code` of an answer in sync mode that came before its picture.
 SYNC_EXPIRED = 5004
 
 _SHOWN_CHARACTERS = 300
+_MOST_STATUS_CHARACTERS = 60
 #: The API makes 4 pictures at the most.
 _MOST_OUTPUTS = 16
 #: A day in milliseconds; what claims to have taken longer counts in another unit.
@@ -40,14 +43,16 @@ class HostedPrediction:
     Attributes:
         id: its id.
         model: `data.model`; empty where it is not told.
-        status: created, processing, completed, failed, cancelled, timeout or deleted.
+        status: created, processing, completed, failed, cancelled, timeout or deleted; or a word
+            that is not known, printable and short, of what may be going on.
         outputs: addresses, base64 or data URIs of the pictures, in order, as they came.
         flags: for each output whether it is called not safe for work; None where it is not told.
             As many as came, which need not be as many as outputs.
         error: why it failed, one line; empty where it did not.
         code: `data.code`, the side's own number of the error; None where it is not told.
         inference_s: seconds as reported, of use once it has ended; None where it is not told.
-        created_at: as it came; empty where it is not told.
+        unread: fields that hold something else than the API has, such as `data.timings.inference`;
+            they count as not told.
     """
 
     id: str
@@ -58,12 +63,17 @@ class HostedPrediction:
     error: str
     code: int | None
     inference_s: float | None
-    created_at: str
+    unread: tuple[str, ...] = ()
 
     @property
     def has_ended(self) -> bool:
         """Whether its state is its last one."""
         return self.status in ENDED
+
+    @property
+    def is_known(self) -> bool:
+        """Whether its state is one that the API has."""
+        return self.status in GOING_ON | ENDED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,17 +164,19 @@ def read_prediction(data: dict[str, Any]) -> HostedPrediction:
             f"data.id={show(id)}, where 32 hexadecimal digits are expected (1 to 128 letters, "
             "digits, _ and - are read)"
         )
+    unread: list[str] = []
     try:
+        status = _status(data)
         return HostedPrediction(
             id=id,
-            model=words_of(_text(data, "model")),
-            status=_status(data),
-            outputs=_list(data, "outputs", str, "texts"),
-            flags=_list(data, "has_nsfw_contents", bool, "booleans") or None,
-            error=words_of(_text(data, "error")),
-            code=_code(data),
-            inference_s=_inference_s(data),
-            created_at=words_of(_text(data, "created_at")),
+            model=words_of(_patient(_text(data, "model"), "", unread)),
+            status=status,
+            outputs=_strict(_outputs(data)) if status == "completed" else (),
+            flags=_patient(_flags(data), None, unread),
+            error=words_of(_patient(_text(data, "error"), "", unread)),
+            code=_patient(_code(data), None, unread),
+            inference_s=_inference_s(data, unread),
+            unread=tuple(unread),
         )
     except UnreadableAnswerError as error:
         error.prediction_id = id
@@ -227,56 +239,99 @@ def _address(data: dict[str, Any], name: str, where: str = "data") -> str:
     return value
 
 
-def _text(data: dict[str, Any], name: str) -> str:
+@dataclass(frozen=True)
+class _Unread:
+    """A field that cannot be read: its name, and what is wrong with it."""
+
+    name: str
+    why: str
+
+
+def _strict(read: _Value | _Unread) -> _Value:
+    """What was read, or the error about the field."""
+    if isinstance(read, _Unread):
+        raise UnreadableAnswerError(read.why)
+    return read
+
+
+def _patient(read: _Value | _Unread, instead: _Value, unread: list[str]) -> _Value:
+    """What was read, or `instead`, and the field's name among the `unread`."""
+    if isinstance(read, _Unread):
+        unread.append(read.name)
+        return instead
+    return read
+
+
+def _text(data: dict[str, Any], name: str) -> str | _Unread:
     value = data.get(name)
     if not isinstance(value, str | None):
-        raise UnreadableAnswerError(f"data.{name}={show(value)}, which is no text")
+        return _Unread(f"data.{name}", f"data.{name}={show(value)}, which is no text")
     return value or ""
 
 
 def _status(data: dict[str, Any]) -> str:
     value = data.get("status")
-    if not isinstance(value, str) or value not in GOING_ON | ENDED:
+    if not isinstance(value, str) or not value.strip():
         known = ", ".join(sorted(GOING_ON | ENDED))
         raise UnreadableAnswerError(f"data.status={show(value)}, where known are {known}")
-    return value
+    return words_of(value)[:_MOST_STATUS_CHARACTERS]
 
 
-def _list(data: dict[str, Any], name: str, kind: type[_Entry], words: str) -> tuple[_Entry, ...]:
+def _outputs(data: dict[str, Any]) -> tuple[str, ...] | _Unread:
+    return _list(data, "outputs", str, "texts")
+
+
+def _flags(data: dict[str, Any]) -> tuple[bool, ...] | _Unread | None:
+    return _list(data, "has_nsfw_contents", bool, "booleans") or None
+
+
+def _list(
+    data: dict[str, Any], name: str, kind: type[_Value], words: str
+) -> tuple[_Value, ...] | _Unread:
     value = data.get(name)
     if value is None:
         return ()
+    where = f"data.{name}"
     if not isinstance(value, list) or not all(isinstance(one, kind) for one in value):
-        raise UnreadableAnswerError(f"data.{name}={show(value)}, which is no list of {words}")
+        return _Unread(where, f"{where}={show(value)}, which is no list of {words}")
     if len(value) > _MOST_OUTPUTS:
-        raise UnreadableAnswerError(f"data.{name} has {len(value)} entries, over {_MOST_OUTPUTS}")
+        return _Unread(where, f"{where} has {len(value)} entries, over {_MOST_OUTPUTS}")
     return tuple(value)
 
 
-def _code(data: dict[str, Any]) -> int | None:
+def _code(data: dict[str, Any]) -> int | _Unread | None:
     value = data.get("code")
     if value is not None and not _is_whole(value):
-        raise UnreadableAnswerError(f"data.code={show(value)}, which is no whole number")
+        return _Unread("data.code", f"data.code={show(value)}, which is no whole number")
     return value
 
 
-def _inference_s(data: dict[str, Any]) -> float | None:
+def _inference_s(data: dict[str, Any], unread: list[str]) -> float | None:
     timings = data.get("timings")
-    if timings is not None and not isinstance(timings, dict):
-        raise UnreadableAnswerError(f"data.timings={show(timings)}, which is no object")
-    of_timings = _milliseconds((timings or {}).get("inference"), "data.timings.inference")
-    of_task = _milliseconds(data.get("executionTime"), "data.executionTime")
+    if not isinstance(timings, dict | None):
+        unread.append("data.timings")
+        timings = None
+    told = (
+        (
+            (timings or {}).get("inference"),
+            "data.timings.inference",
+        ),
+        (data.get("executionTime"), "data.executionTime"),
+    )
+    of_timings, of_task = (
+        _patient(_milliseconds(value, name), None, unread) for value, name in told
+    )
     found = of_task if of_timings is None else of_timings
     return None if found is None else found / 1000
 
 
-def _milliseconds(value: object, name: str) -> float | None:
+def _milliseconds(value: object, name: str) -> float | _Unread | None:
     if value is None:
         return None
     # Compared before it is converted: integers may be too large for floats.
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not 0 <= value <= _MOST_MILLISECONDS:  # type: ignore[operator]
-        raise UnreadableAnswerError(f"{name}={show(value)}, which are no milliseconds")
+        return _Unread(name, f"{name}={show(value)}, which are no milliseconds")
     return float(value)  # type: ignore[arg-type]
 
 

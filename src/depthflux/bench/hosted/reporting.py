@@ -6,21 +6,21 @@ Knows nothing of how anything was asked or measured, nor of how a document is sh
 from __future__ import annotations
 
 import importlib.metadata
-import shlex
-import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
+from depthflux.bench import document
 from depthflux.bench.host import commit_here, describe_host
-from depthflux.bench.hosted import document
 from depthflux.bench.hosted.comparing import Comparison
 from depthflux.bench.hosted.judging import Judges
 from depthflux.bench.hosted.measures import Prices, Recorded, describe_side
 from depthflux.bench.hosted.plan import ContestPlan
+from depthflux.bench.hosted.plan_file import command_here
 from depthflux.bench.hosted.replaying import Replayed
 from depthflux.bench.quality.statistics import MIN_CASES
-from depthflux.bench.quality.structure import ESTIMATOR_BIAS, LAYOUT_COUNTS
+from depthflux.bench.quality.structure import LAYOUT_COUNTS
+from depthflux.bench.wording import count, which
 
 #: Libraries of the measures, beside those that compute pictures.
 _LIBRARIES = ("scipy", "torchmetrics")
@@ -42,8 +42,7 @@ def describe_contest(
         judges: who judged.
         replayed: where the first side's answers are an earlier run's; else None.
     """
-    price = price_of(plan, replayed)
-    prices = Prices(price, plan.electricity_usd, plan.watts)
+    prices = Prices(plan.price_usd, plan.electricity_usd, plan.watts)
     first, second = sides
     return document.Document(
         date=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -52,7 +51,7 @@ def describe_contest(
         versions=_versions(),
         host=describe_host(),
         estimator=_estimator(judges),
-        plan=_plan(plan, price),
+        plan=_plan(plan),
         sides=[
             describe_side(first, prices, is_recorded=replayed is not None),
             describe_side(second, prices, is_recorded=False),
@@ -62,20 +61,8 @@ def describe_contest(
         difference=comparison.difference,
         same_noise=comparison.same_noise,
         cases=comparison.cases,
-        notes=[*_notes(plan, sides, comparison, judges), *_notes_of_replay(plan, replayed)],
+        notes=[*_notes(sides, comparison, judges), *_notes_of_replay(replayed)],
     )
-
-
-def price_of(plan: ContestPlan, replayed: Replayed | None) -> float | None:
-    """The price of a hosted picture: as given, else as the replayed run was given it."""
-    if plan.price_usd is None and replayed is not None:
-        return replayed.plan.price_usd
-    return plan.price_usd
-
-
-def command_here() -> str:
-    """The command line of this process; it holds no secret, since no option takes one."""
-    return shlex.join(["depthflux", *sys.argv[1:]])
 
 
 def _versions() -> dict[str, Any]:
@@ -93,7 +80,7 @@ def _estimator(judges: Judges) -> dict[str, str]:
     return {"name": card.name, "licence": card.licence, "source": card.source}
 
 
-def _plan(plan: ContestPlan, price: float | None) -> document.Plan:
+def _plan(plan: ContestPlan) -> document.Plan:
     return document.Plan(
         suite=plan.suite.name,
         suite_sha256=plan.suite.sha256,
@@ -101,14 +88,13 @@ def _plan(plan: ContestPlan, price: float | None) -> document.Plan:
         concurrency=plan.concurrency,
         sync_mode=plan.sync_mode,
         poll_interval_seconds=plan.poll_interval_s,
-        price_usd_per_picture=price,
+        price_usd_per_picture=plan.price_usd,
         electricity_usd_per_kwh=plan.electricity_usd,
         max_cost_usd=plan.max_cost_usd,
     )
 
 
 def _notes(
-    plan: ContestPlan,
     sides: tuple[Recorded, Recorded],
     comparison: Comparison,
     judges: Judges,
@@ -117,22 +103,20 @@ def _notes(
     yield from comparison.notes
     if not comparison.same_noise:
         yield (
-            "A seed means other noise on each side, so the difference between two pictures says "
+            "A seed may mean other noise on each side, so the difference between two pictures says "
             "how far they lie apart and nothing of quality."
         )
-    if not plan.sync_mode:
+    if not all(side.facts.sync_mode for side in sides):
         yield (
-            f"A task's state was asked for every {plan.poll_interval_s:g} s, so queue and total "
-            "hold up to that much in which it was done already, on both sides alike."
+            "Where a task's state was asked for at an interval, its queue and total may be up to "
+            "that much too long."
         )
     if judges.structure is not None:
-        if plan.estimator is None:
-            yield ESTIMATOR_BIAS
         yield LAYOUT_COUNTS
     if 0 < len(comparison.cases) < MIN_CASES:
         yield (
-            f"{len(comparison.cases)} cases cannot show a difference: no verdict is given below "
-            f"{MIN_CASES}."
+            f"No verdict is given below {MIN_CASES} cases, since so few cannot show a difference; "
+            f"here {which(len(comparison.cases), 'is', 'are')} {len(comparison.cases)}."
         )
     formats = [{picture.media_type for picture in _pictures(side)} for side in sides]
     if all(formats) and formats[0] != formats[1]:
@@ -142,47 +126,55 @@ def _notes(
             "figure of it."
         )
     for side in sides:
-        yield from _notes_of_side(side)
+        yield from notes_of_side(side)
 
 
-def _notes_of_side(side: Recorded) -> Iterator[str]:
+def notes_of_side(side: Recorded) -> Iterator[str]:
+    """What a reader has to know of one side, each only where it applies."""
     label = side.facts.label
+    if side.facts.unread:
+        yield (
+            f"Answers of {label} held something else than the API has as "
+            f"{', '.join(side.facts.unread)}, which counts as not told."
+        )
+    if wrong := side.facts.impossible_inferences:
+        yield (
+            f"{label} reported an inference of {count(wrong, 'task')} that cannot be, under a "
+            "millisecond or longer than the whole task; it counts as not told."
+        )
     if not side.facts.profile and all(picture.flagged is None for picture in _pictures(side)):
         yield f"{label} does not say of its pictures whether they are safe for work."
     if side.polled_on:
+        were, their = which(of := len(side.polled_on), "was", "were"), which(of, "its", "their")
         yield (
-            f"{len(side.polled_on)} tasks of {label} were seen to their end by a later run: their "
-            "pictures count, their times do not."
+            f"{count(of, 'task')} of {label} {were} not seen from {their} beginning, as where a "
+            f"later run polls on: {their} pictures count, {their} times do not."
         )
     if retries := sum(outcome.retries for outcome in side.outcomes.values()):
         yield (
-            f"{retries} requests to {label} were sent anew, after 429 or an error; the waiting "
-            "before a submission that was taken is in no task's time."
+            f"{count(retries, 'request')} to {label} {which(retries, 'was', 'were')} sent anew, "
+            "after 429 or an error; the waiting before a submission that was taken is in no task's "
+            "time, but in the pictures a minute."
         )
     if side.facts.profile and side.facts.load_seconds is not None:
         yield (
-            f"{label} was loaded and warm before its first task (after "
-            f"{side.facts.load_seconds:.0f} s), as a hosted service is; prompts and depths that "
-            "it met before may be remembered."
+            f"{label} was loaded (in {side.facts.load_seconds:.0f} s) and asked for one picture "
+            "that counts nowhere before its first task, since a hosted service is warm, too."
+        )
+    if side.facts.profile and (remembers := side.facts.settings.get("remember", "none")) != "none":
+        yield (
+            f"{label} was set to remember={remembers}, so prompts and control images that it "
+            "met before may have cost it no time, as in a second repetition."
         )
 
 
-def _notes_of_replay(plan: ContestPlan, replayed: Replayed | None) -> Iterator[str]:
+def _notes_of_replay(replayed: Replayed | None) -> Iterator[str]:
     if replayed is None:
         return
-    then = replayed.plan
     if replayed.missing:
-        yield (f"The recording lacks {replayed.missing} tasks of this run, which count as not run.")
-    if (then.concurrency, then.poll_interval_s, then.sync_mode) != (
-        plan.concurrency,
-        plan.poll_interval_s,
-        plan.sync_mode,
-    ):
-        how = "in sync mode" if then.sync_mode else f"with polls every {then.poll_interval_s:g} s"
-        yield (
-            f"The recording was made with {then.concurrency} tasks at a time, {how}, other than "
-            "this run: times of the two sides compare no more than that allows."
-        )
+        missing = count(replayed.missing, "task")
+        do = which(replayed.missing, "counts", "count")
+        yield f"The recording lacks {missing} of this run, which {do} as not run."
 
 
 def _pictures(side: Recorded) -> list[Any]:

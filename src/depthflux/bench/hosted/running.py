@@ -3,14 +3,17 @@
 A task that fails is an outcome, and the next one is sent. What stops the sending: a key that is
 refused, a side that cannot be reached or loses what it is sent, the highest cost, Ctrl-C. Whatever
 was sent is then seen to its end where that can be, and what is not done is done by a later run in
-the same folder, which never sends a task again that may have been paid for.
+the same folder, which never sends a task again that may have been paid for; it asks again for
+pictures that the side may have all the same.
 
 Knows nothing of HTTP, and of money only whom to ask.
 """
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -18,12 +21,11 @@ from depthflux.bench.hosted.folder import RunFolder
 from depthflux.bench.hosted.money import Budget, usd
 from depthflux.bench.hosted.outcomes import Outcome
 from depthflux.bench.hosted.plan import Task
+from depthflux.bench.wording import count, which
 from depthflux.errors import (
     CancelledError,
     DepthFluxError,
     GenerationError,
-    SettingsError,
-    SetupError,
 )
 
 Say = Callable[[str], None]
@@ -32,6 +34,8 @@ Say = Callable[[str], None]
 LOST_IN_A_ROW = 3
 #: How often the main thread looks up, so that Ctrl-C is heard.
 LOOK_S = 0.2
+#: How long a second Ctrl-C waits for what is being written.
+LAST_WRITES_S = 2.0
 _LOST = (
     "the run ended before its answer was read: it may have been taken and paid for, so it is not "
     "sent again"
@@ -112,42 +116,38 @@ class Runner:
         self._error: BaseException | None = None
         self._sort()
 
-    @property
-    def is_done(self) -> bool:
-        """Whether every task has ended."""
-        return not self._waiting
-
     def prepare(self) -> None:
         """Make the side ready for what is to be sent, before which nothing is paid for.
 
         Raises:
-            SettingsError: nothing can be sent, and a setting has to be changed.
-            GenerationError: nothing can be sent.
+            DepthFluxError: nothing can be sent; of the class that says why.
         """
         new = [task for task, is_sent in self._waiting if not is_sent]
         try:
             if new:
                 self._side.prepare(new)
         except DepthFluxError as error:
-            raise self._told(error) from error
+            self._tell_how_far(error)
+            raise
 
     def run(self) -> None:
         """Run all that is to be run; after `prepare`.
 
         Raises:
             CancelledError: Ctrl-C; the folder can be gone on with.
-            SettingsError: nothing more could be sent, and a setting has to be changed.
-            GenerationError: nothing more could be sent.
+            DepthFluxError: nothing more could be sent; of the class that says why.
         """
         try:
             self._run_threads()
         except KeyboardInterrupt as error:
             raise CancelledError(f"cancelled. {self._summary()} {GO_ON}") from error
         if self._error is not None:
-            raise self._told(self._error) from self._error
+            self._tell_how_far(self._error)
+            raise self._error
         if self._unsent:
             self._say(
-                f"{self._side.name}: {len(self._unsent)} of {len(self._tasks)} tasks are not sent: "
+                f"{self._side.name}: {len(self._unsent)} of {count(len(self._tasks), 'task')} "
+                f"{which(len(self._tasks), 'is', 'are')} not sent: "
                 f"{self._unsent[0].key} would exceed --max-cost"
             )
 
@@ -161,27 +161,37 @@ class Runner:
                 state = "new"
             if state == "intended":
                 taken.end(_lost(task, taken.intent().began_at))
-            if state in ("ended", "intended"):
+            is_open = state == "ended" and self._side.is_paid and taken.outcome().may_come
+            if state in ("ended", "intended") and not is_open:
                 self._done += 1
             else:
-                self._waiting.append((task, state == "submitted"))
+                self._waiting.append((task, state != "new"))
         if self._done:
-            self._say(f"{self._side.name}: {self._done} of {len(self._tasks)} tasks are done")
+            self._say(
+                f"{self._side.name}: {self._done} of {count(len(self._tasks), 'task')} "
+                f"{which(len(self._tasks), 'is', 'are')} done"
+            )
 
     def _run_threads(self) -> None:
-        # Daemons: after a second Ctrl-C nobody waits for an answer that does not come.
         threads = [
-            threading.Thread(target=self._work, name=f"task-{number}", daemon=True)
+            _Worker(self._work, f"task-{number}")
             for number in range(min(self._concurrency, len(self._waiting)))
         ]
-        for thread in threads:
-            thread.start()
         try:
+            for thread in threads:
+                thread.start()
             _join(threads)
         except KeyboardInterrupt:
-            self._stop.set()
-            self._say("stopping: waiting for what was just sent to be taken; Ctrl-C ends at once")
-            _join(threads)
+            try:
+                self._stop.set()
+                self._say(
+                    "stopping: waiting for what was just sent to be taken; Ctrl-C ends at once"
+                )
+                _join(threads)
+            except KeyboardInterrupt:
+                # What is being written is written: else the manifest would be of half a run.
+                self._stop.set()
+                _join(threads, at_most_s=LAST_WRITES_S)
             raise
 
     def _work(self) -> None:
@@ -192,10 +202,10 @@ class Runner:
                 outcome = (self._side.follow if is_sent else self._side.ask)(task)
                 self._folder.task(self._side.name, task.key).end(outcome)
             except CancelledError:
-                self._give_back(task)
+                self._give_back(task, is_sent)
                 return
             except DepthFluxError as error:
-                self._give_back(task)
+                self._give_back(task, is_sent)
                 self._halt(error)
                 return
             except BaseException as error:
@@ -234,44 +244,47 @@ class Runner:
             )
             self._say(f"{self._side.name} {self._done}/{len(self._tasks)} {task.key}: {how}")
 
-    def _give_back(self, task: Task) -> None:
+    def _give_back(self, task: Task, is_sent: bool) -> None:
         """A task whose intent was withdrawn was surely not taken, and costs nothing."""
-        if self._folder.task(self._side.name, task.key).state == "new":
+        if not is_sent and not self._folder.task(self._side.name, task.key).may_be_sent:
             self._budget.refund(task.pictures)
 
     def _halt(self, error: BaseException) -> None:
         with self._lock:
-            self._error = self._error or error
+            if self._error is None:
+                self._error = error
+            elif str(error) != str(self._error):
+                # One error ends the run; another one may hold an id that stands nowhere else.
+                self._say(f"{self._side.name}: {error}")
 
-    def _told(self, error: BaseException) -> BaseException:
-        """The error with how far the run has come; one that nobody meant as it is."""
-        if not isinstance(error, DepthFluxError):
-            return error
-        if isinstance(error, CancelledError):
-            return CancelledError(f"{error} {self._summary()} {GO_ON}")
-        kind = SettingsError if isinstance(error, SetupError) else GenerationError
-        said = str(error) if str(error).endswith(".") else f"{error}."
-        return kind(f"{said} {self._summary()} {GO_ON}")
+    def _tell_how_far(self, error: BaseException) -> None:
+        """Add how far the run has come to an error; its class and fix stay as they are."""
+        # One that nobody meant is told as it is.
+        if isinstance(error, DepthFluxError):
+            said = str(error) if str(error).endswith(".") else f"{error}."
+            error.args = (f"{said} {self._summary()} {GO_ON}",)
 
     def _summary(self) -> str:
         """How far it has come, and what that may have cost."""
-        text = f"{self._done} of {len(self._tasks)} tasks of {self._side.name} are done"
+        tasks = count(len(self._tasks), "task")
+        done = which(len(self._tasks), "is", "are")
+        text = f"{self._done} of {tasks} of {self._side.name} {done} done"
         if not self._side.is_paid:
             return f"{text}."
         pictures, spent = self._budget.pictures, self._budget.spent
-        counted = f"{pictures} picture{'s count' if pictures != 1 else ' counts'} as paid"
+        counted = f"{count(pictures, 'picture')} {which(pictures, 'counts', 'count')} as paid"
         return f"{text}; {counted}{'' if spent is None else f' ({usd(spent)})'}."
 
 
 def charged_pictures(side: str, tasks: Sequence[Task], folder: RunFolder) -> int:
     """How many pictures a run's folder says may have been paid for already."""
-    count = 0
+    pictures = 0
     for task in tasks:
         taken = folder.task(side, task.key)
         state = taken.state
         if state in ("intended", "submitted") or (state == "ended" and taken.outcome().is_charged):
-            count += task.pictures
-    return count
+            pictures += task.pictures
+    return pictures
 
 
 def pause(seconds: float, stop: threading.Event) -> None:
@@ -284,10 +297,34 @@ def pause(seconds: float, stop: threading.Event) -> None:
         raise CancelledError("cancelled.")
 
 
-def _join(threads: Sequence[threading.Thread]) -> None:
+class _Worker(threading.Thread):
+    """A thread whose end is told by itself.
+
+    Ctrl-C within `join` makes Python 3.11 take the thread for ended: nobody would wait for the
+    answer to what it has just sent.
+    """
+
+    def __init__(self, work: Callable[[], None], name: str) -> None:
+        # A daemon: after a second Ctrl-C nobody waits for an answer that does not come.
+        super().__init__(name=name, daemon=True)
+        self._work = work
+        self.has_ended = threading.Event()
+
+    def run(self) -> None:
+        """Work, and tell the end."""
+        try:
+            self._work()
+        finally:
+            self.has_ended.set()
+
+
+def _join(threads: Sequence[_Worker], at_most_s: float = math.inf) -> None:
+    """Wait for all that were started, and let Ctrl-C through meanwhile."""
+    end = time.monotonic() + at_most_s
     for thread in threads:
-        while thread.is_alive():
-            thread.join(LOOK_S)
+        while thread.ident is not None and time.monotonic() < end:
+            if thread.has_ended.wait(LOOK_S):
+                break
 
 
 def _lost(task: Task, began_at: float) -> Outcome:

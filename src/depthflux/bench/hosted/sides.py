@@ -9,47 +9,58 @@ Knows nothing of what is made of the answers, nor of profiles.
 
 from __future__ import annotations
 
-import hashlib
+import json
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
+from depthflux.bench.hosted.afterwards import afterwards
 from depthflux.bench.hosted.client import HostedClient
-from depthflux.bench.hosted.controls import read_control
-from depthflux.bench.hosted.downloads import judge_picture
+from depthflux.bench.hosted.control_uploads import ControlUploads
 from depthflux.bench.hosted.errors import (
     HostedError,
-    NoAnswerError,
+    NotAskedError,
     SubmissionLostError,
     UnreachableError,
+    UnusableOutputError,
 )
-from depthflux.bench.hosted.exchange_log import ExchangeLog, count_retries
-from depthflux.bench.hosted.folder import (
-    ENDINGS,
+from depthflux.bench.hosted.exchange_log import ExchangeLog
+from depthflux.bench.hosted.fetching import Fetched, Pictures
+from depthflux.bench.hosted.folder import RunFolder
+from depthflux.bench.hosted.on_its_way import Asking, OnItsWay
+from depthflux.bench.hosted.outcomes import Outcome, TaskStatus
+from depthflux.bench.hosted.plan import Task
+from depthflux.bench.hosted.refusals import ALIKE_REFUSALS, AlikeRefusals
+from depthflux.bench.hosted.replies import HostedPrediction
+from depthflux.bench.hosted.run_files import (
     EXCHANGES,
+    SUBMISSION,
     Intent,
-    RunFolder,
     SideFacts,
     Submission,
-    TaskFolder,
 )
-from depthflux.bench.hosted.on_its_way import Asking, OnItsWay
-from depthflux.bench.hosted.outcomes import Outcome, Picture, TaskStatus
-from depthflux.bench.hosted.plan import Task
-from depthflux.bench.hosted.replies import HostedPrediction
 from depthflux.bench.hosted.running import pause
-from depthflux.bench.hosted.suites import Case
-from depthflux.bench.hosted.timing import Begun, times_of
-from depthflux.errors import DepthFluxError
+from depthflux.bench.hosted.taken_ids import TakenIds
+from depthflux.bench.hosted.timing import Begun, is_possible, times_of
+from depthflux.bench.hosted.warming import warm_up
+from depthflux.bench.steady import SteadyClock
+from depthflux.errors import DepthFluxError, OutputError, show
 from depthflux.images import IsolatedDecoder
 
 #: After so long a task has failed, whatever it may still become: a quarter of an hour of a service
 #: that answers in seconds, half an hour of a local profile.
 HOSTED_LONGEST_S, LOCAL_LONGEST_S = 900.0, 1800.0
-UPLOADS = "uploads.json"
-#: Answers to a submission that every further one would get, too: nothing left to pay with, and
-#: 429 after all patience.
-_FOR_ALL = (402, 429)
+#: Answers to a submission that every further one would get, too: nothing left to pay with, no such
+#: model at this address, and 429 after all patience.
+_FOR_ALL = frozenset({402, 404, 429})
+#: Answers to a poll that say that there is no such task, where they come again and again.
+_GONE = frozenset({404, 410})
+#: What a run that goes on knows of a side from the one before it.
+_KEPT_FACTS = (
+    "model", "device", "gpu", "upload_seconds", "energy", "energy_missing", "recorded_at", "unread",
+    "impossible_inferences",
+)  # fmt: skip
 
 
 class ServedSide:
@@ -66,6 +77,7 @@ class ServedSide:
         stop: threading.Event,
         clock: Callable[[], float] = time.perf_counter,
         wall: Callable[[], float] = time.time,
+        sleep: Callable[[float], None] | None = None,
     ) -> None:
         """Ask nothing yet.
 
@@ -77,18 +89,30 @@ class ServedSide:
             asking: how it is asked.
             stop: set where the run is being stopped.
             clock: seconds that only go forward.
-            wall: seconds since 1970.
+            wall: seconds since 1970; asked once.
+            sleep: waits so many seconds before a picture is fetched anew; None = unless `stop`.
+
+        Raises:
+            InvalidParameterError: a file of the folder is not what a run writes.
         """
         self._client, self._log, self._folder, self._asking = client, log, folder, asking
-        self._stop, self._clock, self._wall = stop, clock, wall
+        self._stop, self._clock = stop, clock
+        #: Seconds since 1970, by a clock that is not set meanwhile.
+        self.now = SteadyClock(clock, wall)
+        self._ids = TakenIds(folder, facts.name)
         self._decoder = IsolatedDecoder()
-        self._addresses: dict[str, str] = {}
-        self._refusals: dict[str, HostedError] = {}
+        self._pictures = Pictures(
+            client,
+            self._decoder,
+            clock=clock,
+            sleep=sleep or (lambda seconds: pause(seconds, stop)),
+        )
+        self._uploads = ControlUploads(client, log, folder, facts.name)
+        self._refusals = AlikeRefusals()
         self._changing = threading.Lock()
         before = folder.side(facts.name)
         if before is not None:
-            kept = ("model", "device", "upload_seconds", "energy", "energy_missing", "recorded_at")
-            facts = facts.model_copy(update={name: getattr(before, name) for name in kept})
+            facts = facts.model_copy(update={name: getattr(before, name) for name in _KEPT_FACTS})
         self._facts = facts
         folder.write_side(facts)
 
@@ -108,9 +132,13 @@ class ServedSide:
         return self._facts
 
     def note(self, **facts: object) -> None:
-        """Add to what is known of the side, in its folder, too."""
+        """Add to what is known of the side, in its folder, too; a function is given what was."""
         with self._changing:
-            self._facts = self._facts.model_copy(update=facts)
+            update = {
+                name: fact(getattr(self._facts, name)) if callable(fact) else fact
+                for name, fact in facts.items()
+            }
+            self._facts = self._facts.model_copy(update=update)
             self._folder.write_side(self._facts)
 
     def close(self) -> None:
@@ -121,36 +149,33 @@ class ServedSide:
         """Upload the control image of every case once.
 
         Raises:
-            HostedError: the server cannot be reached or is broken.
-            KeyRefusedError: the key is refused.
-            InvalidParameterError: a picture is not the suite's any more.
+            DepthFluxError: as `ControlUploads.upload`.
         """
-        cases = {task.case.name: task.case for task in tasks}
-        seconds = dict(self._facts.upload_seconds)
-        with self._log.kept() as exchanges:
-            try:
-                for case in cases.values():
-                    if (taken := self._upload(case)) is not None:
-                        seconds[case.name] = taken
-            finally:
-                self._folder.add_exchanges(
-                    f"{self.name}/{UPLOADS}", [exchange.as_json() for exchange in exchanges]
-                )
-        self.note(upload_seconds=seconds)
+        seconds = self._uploads.upload(tasks)
+        self.note(upload_seconds={**self._facts.upload_seconds, **seconds})
+
+    def warm(self, task: Task) -> None:
+        """Have the like of a prepared task painted that counts nowhere; see `warming`.
+
+        Raises:
+            HostedError: it was not.
+            CancelledError: the run is being stopped.
+        """
+        if (address := self._uploads.address(task.case)) is not None:
+            fields = {**task.fields, "control_image": address}
+            warm_up(self._client, fields, self._asking, self._stop)
 
     def ask(self, task: Task) -> Outcome:
         """Send a task and see it to its end; see `running.Side`."""
         taken = self._folder.task(self.name, task.key)
         with self._log.kept() as exchanges:
-            on_its_way = OnItsWay(task, taken, exchanges, Begun(at=self._wall()))
-            if (refusal := self._refusals.get(task.case.name)) is not None:
+            on_its_way = OnItsWay(task, taken, exchanges, Begun(at=self.now()))
+            if (refusal := self._uploads.refusal(task.case)) is not None:
                 reason = f"its control image was refused: {refusal}"
                 return self._ended(on_its_way, "failed", reason, refusal.code, is_charged=False)
             taken.intend(Intent(task=task.key, fields=task.fields, began_at=on_its_way.begun.at))
-            try:
+            with afterwards(lambda: self._keep(on_its_way)):
                 return self._asked(on_its_way)
-            finally:
-                self._keep(on_its_way)
 
     def follow(self, task: Task) -> Outcome:
         """See a task to its end that an earlier run has sent; see `running.Side`."""
@@ -158,10 +183,8 @@ class ServedSide:
         with self._log.kept() as exchanges:
             begun = Begun(at=taken.intent().began_at)
             on_its_way = OnItsWay(task, taken, exchanges, begun, is_later=True)
-            try:
+            with afterwards(lambda: self._keep(on_its_way)):
                 return self._followed(on_its_way)
-            finally:
-                self._keep(on_its_way)
 
     def _keep(self, on_its_way: OnItsWay) -> None:
         """Write what was exchanged into the task's folder, whatever has ended it."""
@@ -170,23 +193,10 @@ class ServedSide:
             [exchange.as_json() for exchange in on_its_way.exchanges],
         )
 
-    def _upload(self, case: Case) -> float | None:
-        """Upload a control image; its seconds, None where it was refused."""
-        data, ending = read_control(case)
-        try:
-            upload = self._client.upload(data, f"{case.name}.{ending}")
-        except HostedError as error:
-            if error.status is None or error.status not in range(400, 500):
-                raise
-            self._refusals[case.name] = error
-            return None
-        self._addresses[case.name] = upload.url
-        return upload.seconds
-
     def _asked(self, on_its_way: OnItsWay) -> Outcome:
         """Submit a task whose intent is written, and see it to its end."""
         task, taken = on_its_way.task, on_its_way.folder
-        sent = {**task.fields, "control_image": self._addresses[task.case.name]}
+        sent = {**task.fields, "control_image": self._uploads.address(task.case)}
         sync_mode = self._asking.sync_mode
         try:
             submission = self._client.submit(sent, sync_mode=sync_mode)
@@ -201,8 +211,33 @@ class ServedSide:
             on_clock=self._clock() - submission.seconds,
             submit_s=None if sync_mode else submission.seconds,
         )
-        taken.submit(Submission(prediction=submission.id))
+        self._refusals.end()
+        self._note_id(on_its_way, submission.id)
         return self._seen(on_its_way, submission.prediction)
+
+    def _note_id(self, on_its_way: OnItsWay, id: str) -> None:
+        """Write the id of a task that was taken.
+
+        Raises:
+            HostedError: it is another task's; what was taken is lost.
+            OutputError: it cannot be written; it says the id and what to do with it.
+        """
+        key = on_its_way.task.key
+        if (other := self._ids.add(id, key)) != key:
+            said = f"the side gave it the id of {other}, {id}, so its own is not known"
+            on_its_way.folder.end(self._ended(on_its_way, "lost", said))
+            raise HostedError(f"{key} is lost: {said}; ask the side why.")
+        try:
+            on_its_way.folder.submit(Submission(prediction=id))
+        except OutputError as error:
+            note = json.dumps({"prediction": id})
+            raise OutputError(
+                f"{str(error).rstrip('.')}. {on_its_way.task.key} was taken, and its id {id} "
+                f"stands nowhere else: make room, write {note} into "
+                f"{on_its_way.folder.path / SUBMISSION}, and its pictures are fetched; else it "
+                "counts as lost.",
+                field=error.field,
+            ) from error
 
     def _not_submitted(self, on_its_way: OnItsWay, error: HostedError) -> Outcome:
         """What a submission's failure means.
@@ -215,15 +250,23 @@ class ServedSide:
             # A server of this machine that is gone: nothing is lost by asking its next one.
             on_its_way.folder.withdraw()
             raise error
+        if error.may_be_taken and not error.prediction_id:
+            return self._ended(on_its_way, "lost", str(error), code)
         if error.may_be_taken:
-            if not error.prediction_id:
-                return self._ended(on_its_way, "lost", str(error), code)
-            on_its_way.folder.submit(Submission(prediction=error.prediction_id))
+            self._note_id(on_its_way, error.prediction_id)
             return self._followed(on_its_way)
         is_redirect = error.status is not None and 300 <= error.status < 400
         if isinstance(error, UnreachableError) or is_redirect or error.status in _FOR_ALL:
             on_its_way.folder.withdraw()
             raise error
+        if self.is_paid and self._refusals.add(code):
+            on_its_way.folder.withdraw()
+            raise HostedError(
+                f"{ALIKE_REFUSALS} submissions in a row were refused alike, so no more are sent: "
+                f"{error}",
+                status=error.status,
+                code=error.code,
+            )
         return self._ended(on_its_way, "failed", str(error), code, is_charged=False)
 
     def _followed(self, on_its_way: OnItsWay) -> Outcome:
@@ -244,23 +287,42 @@ class ServedSide:
         until = self._clock() + self._asking.longest_s
         while not prediction.has_ended:
             if self._clock() > until:
-                reason = f"not completed within {self._asking.longest_s:g} s"
-                return self._ended(on_its_way, "failed", reason)
+                return self._too_late(on_its_way, prediction)
             pause(self._asking.poll_interval_s, self._stop)
             try:
                 prediction = self._polled(on_its_way, prediction.id)
             except HostedError as error:
                 return self._not_seen(on_its_way, error)
         seen = self._clock()
-        self._note_model(prediction)
-        try:
-            return self._fetched(on_its_way, prediction, seen)
-        except HostedError as error:
-            # A connection that broke off is tried once more by the next run.
-            if isinstance(error, UnreachableError | NoAnswerError) and not on_its_way.is_later:
-                raise
-            code = prediction.code or error.code or error.status
-            return self._ended(on_its_way, "failed", str(error), code)
+        self._note_answer(prediction)
+        if prediction.status != "completed":
+            problem = prediction.error or f"its status is {prediction.status}, and no error is told"
+            return self._ended(on_its_way, "failed", problem, prediction.code)
+        fetched = self._pictures.fetch(prediction, on_its_way.folder)
+        on_its_way.fetched_again += fetched.again
+        if fetched.problem is not None:
+            return self._not_fetched(on_its_way, fetched, fetched.problem)
+        if problem := fetched.miscount(on_its_way.task.pictures):
+            return self._ended(
+                on_its_way, "failed", problem, may_come=True, pictures=fetched.pictures
+            )
+        return self._completed(on_its_way, prediction, fetched, seen)
+
+    def _too_late(self, on_its_way: OnItsWay, prediction: HostedPrediction) -> Outcome:
+        """A task that has not ended within its time.
+
+        Raises:
+            HostedError: its state is a word that nobody knows: it may have pictures, and so may
+                every further one.
+        """
+        within = f"within {self._asking.longest_s:g} s"
+        if prediction.is_known:
+            return self._ended(on_its_way, "failed", f"not completed {within}", may_come=True)
+        raise HostedError(
+            f"{on_its_way.task.key} was not completed {within}: its status is "
+            f"{show(prediction.status)}, which is not known here; ask the side what became of "
+            f"{prediction.id}."
+        )
 
     def _polled(self, on_its_way: OnItsWay, prediction: str) -> HostedPrediction:
         on_its_way.prediction = prediction
@@ -271,34 +333,51 @@ class ServedSide:
         """What a poll's failure means, once retries have not helped.
 
         Raises:
-            HostedError: the server cannot be reached or is broken; a later run asks again.
+            HostedError: a later run asks again.
         """
-        if error.status is None or error.status >= 500 or error.status == 429:
+        if error.status not in _GONE or self._is_first_to_see(on_its_way):
             raise error
-        return self._ended(on_its_way, "failed", str(error), error.code or error.status)
+        code = error.code or error.status
+        return self._ended(on_its_way, "failed", str(error), code, may_come=True)
 
-    def _fetched(self, on_its_way: OnItsWay, prediction: HostedPrediction, seen: float) -> Outcome:
-        """The outcome of a task that has ended on the side.
+    def _is_first_to_see(self, on_its_way: OnItsWay) -> bool:
+        """Whether what looks like a task's end stops the run: one that is paid for may be mended.
+
+        Later runs go on with the others, and ask again for what they call failed.
+        """
+        return self.is_paid and not on_its_way.is_later
+
+    def _not_fetched(
+        self, on_its_way: OnItsWay, fetched: Fetched, problem: UnusableOutputError
+    ) -> Outcome:
+        """What it means that an output is no picture, is gone or is not to be fetched.
 
         Raises:
-            HostedError: it has no pictures, or they cannot be had.
+            UnusableOutputError: a later run asks again.
         """
-        _require_pictures(on_its_way.task, prediction)
-        files = [self._client.download(output).data for output in prediction.outputs]
-        done, ended_at = self._clock(), self._wall()
-        return Outcome(
-            task=on_its_way.task.key,
-            status="completed",
-            error="",
-            code=None,
-            prediction=prediction.id,
-            began_at=on_its_way.begun.at,
-            ended_at=ended_at,
-            times=times_of(on_its_way.begun, seen, done, prediction.inference_s),
-            pictures=self._written(on_its_way.folder, files, prediction.flags),
-            polls=on_its_way.polls,
-            retries=count_retries(on_its_way.exchanges),
-            is_charged=True,
+        is_ours = isinstance(problem, NotAskedError) and not on_its_way.is_later
+        if is_ours or self._is_first_to_see(on_its_way):
+            raise problem
+        return self._ended(
+            on_its_way, "failed", str(problem), problem.status, may_come=True,
+            pictures=fetched.pictures,
+        )  # fmt: skip
+
+    def _completed(
+        self, on_its_way: OnItsWay, prediction: HostedPrediction, fetched: Fetched, seen: float
+    ) -> Outcome:
+        """The outcome of a task with all its pictures."""
+        inference_s, begun = prediction.inference_s, on_its_way.begun
+        if inference_s is not None and not is_possible(begun, seen, inference_s):
+            inference_s = None
+            self.note(impossible_inferences=lambda count: count + 1)
+        return on_its_way.ended(
+            "completed",
+            "",
+            # Decoding and writing came after the last picture.
+            ended_at=self.now() - (self._clock() - fetched.done),
+            pictures=fetched.pictures,
+            times=times_of(begun, seen, fetched.done, inference_s),
         )
 
     def _ended(
@@ -307,62 +386,14 @@ class ServedSide:
         status: TaskStatus,
         error: str,
         code: int | None = None,
-        *,
-        is_charged: bool = True,
+        **more: Any,
     ) -> Outcome:
-        """The outcome of a task without pictures."""
-        return Outcome(
-            task=on_its_way.task.key,
-            status=status,
-            error=error.rstrip("."),
-            code=code,
-            prediction=on_its_way.prediction,
-            began_at=on_its_way.begun.at,
-            ended_at=self._wall(),
-            times=None,
-            pictures=[],
-            polls=on_its_way.polls,
-            retries=count_retries(on_its_way.exchanges),
-            is_charged=is_charged,
-        )
+        """The outcome of a task without all its pictures; see `OnItsWay.ended`."""
+        return on_its_way.ended(status, error, code, ended_at=self.now(), **more)
 
-    def _written(
-        self, taken: TaskFolder, files: Sequence[bytes], flags: tuple[bool, ...] | None
-    ) -> list[Picture]:
-        """Judge and write pictures, whose flags are only believed where there is one each."""
-        is_told = flags is not None and len(flags) == len(files)
-        pictures = []
-        for index, data in enumerate(files):
-            judged = judge_picture(data, self._decoder)
-            name = f"{index}.{ENDINGS[judged.media_type]}"
-            pictures.append(
-                Picture(
-                    file=taken.write_picture(name, data),
-                    sha256=hashlib.sha256(data).hexdigest(),
-                    media_type=judged.media_type,
-                    width=judged.width,
-                    height=judged.height,
-                    bytes=len(data),
-                    flagged=flags[index] if is_told and flags is not None else None,
-                )
-            )
-        return pictures
-
-    def _note_model(self, prediction: HostedPrediction) -> None:
-        if prediction.model and not self._facts.model:
-            self.note(model=prediction.model)
-
-
-def _require_pictures(task: Task, prediction: HostedPrediction) -> None:
-    """See that a task that has ended has all its pictures.
-
-    Raises:
-        HostedError: it has not; in the side's own words where it has some.
-    """
-    if prediction.status != "completed":
-        said = prediction.error or f"its status is {prediction.status}, and no error is told"
-        raise HostedError(said, code=prediction.code)
-    if len(prediction.outputs) != task.pictures:
-        raise HostedError(
-            f"{len(prediction.outputs)} pictures came where {task.pictures} were asked for"
-        )
+    def _note_answer(self, prediction: HostedPrediction) -> None:
+        """Keep what an answer tells of the side, each once."""
+        unread = sorted({*self._facts.unread, *prediction.unread})
+        model = self._facts.model or prediction.model
+        if (model, unread) != (self._facts.model, self._facts.unread):
+            self.note(model=model, unread=unread)

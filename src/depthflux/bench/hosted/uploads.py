@@ -5,7 +5,6 @@ Knows nothing of versions, nor of what the pictures show.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -16,9 +15,9 @@ from depthflux.bench.hosted.connections import status_words
 from depthflux.bench.hosted.elsewhere import Elsewhere
 from depthflux.bench.hosted.errors import HostedError, UnreadableAnswerError
 from depthflux.bench.hosted.exchanges import Answer
-from depthflux.bench.hosted.keyed import KeyedApi
+from depthflux.bench.hosted.keyed import Call, KeyedApi
 from depthflux.bench.hosted.replies import read_data, read_ticket, read_uploaded
-from depthflux.bench.hosted.retrying import FREELY, with_retries
+from depthflux.bench.hosted.retrying import FREELY, Retries
 from depthflux.images.container import MEDIA_TYPES
 from depthflux.images.source import inspect_picture
 
@@ -31,12 +30,11 @@ class Upload:
 
     Attributes:
         url: its address, good as `control_image`.
-        exchanges: how many requests it took that were answered with success: 1, or 2 by a ticket.
-        seconds: of these together, pauses and failed attempts left out.
+        seconds: of the one request that was answered with success, or by a ticket of the two;
+            pauses and failed attempts are not in it.
     """
 
     url: str
-    exchanges: int
     seconds: float
 
 
@@ -47,22 +45,20 @@ class Uploads:
         self,
         api: KeyedApi,
         elsewhere: Elsewhere,
+        retries: Retries,
         *,
         timeout_s: float,
-        sleep: Callable[[float], None],
-        wall: Callable[[], float],
     ) -> None:
         """Send nothing yet.
 
         Args:
             api: asked with the key.
             elsewhere: asked without it, for a ticket's address.
+            retries: sends anew.
             timeout_s: longest time of one request.
-            sleep: waits before something is sent anew.
-            wall: seconds since 1970.
         """
         self._api, self._elsewhere = api, elsewhere
-        self._timeout_s, self._sleep, self._wall = timeout_s, sleep, wall
+        self._retries, self._timeout_s = retries, timeout_s
 
     def by_form(self, path: str, data: bytes, filename: str) -> Upload:
         """Upload by one multipart request; its field is `file`.
@@ -77,22 +73,17 @@ class Uploads:
             "POST", "http://form.invalid/", files={"file": (filename, data, media_type)}
         )
         content = form.read()
-        sent = {"file": filename, "bytes": len(data), "media_type": media_type}
-
-        def ask(attempt: int) -> Answer:
-            return self._api.ask(
-                "POST",
-                path,
-                timeout_s=self._timeout_s,
-                attempt=attempt,
-                content=content,
-                media_type=form.headers["Content-Type"],
-                sent=sent,
-            )
-
-        answer = self._asked(ask, "to an upload")
+        call = Call(
+            method="POST",
+            path=path,
+            timeout_s=self._timeout_s,
+            content=content,
+            media_type=form.headers["Content-Type"],
+            sent={"file": filename, "bytes": len(data), "media_type": media_type},
+        )
+        answer = self._asked(call, "to an upload")
         url = self._read(answer, read_uploaded)
-        return Upload(url=url, exchanges=1, seconds=answer.seconds)
+        return Upload(url=url, seconds=answer.seconds)
 
     def by_ticket(self, path: str, data: bytes, filename: str) -> Upload:
         """Ask for a ticket, and put the bytes to its address with its headers alone.
@@ -104,17 +95,8 @@ class Uploads:
         media_type = MEDIA_TYPES[inspect_picture(data)]
         wanted = {"filename": filename, "size": len(data), "content_type": media_type}
 
-        def ask(attempt: int) -> Answer:
-            return self._api.ask(
-                "POST",
-                path,
-                timeout_s=self._timeout_s,
-                attempt=attempt,
-                content=json.dumps(wanted).encode(),
-                sent=wanted,
-            )
-
-        first = self._asked(ask, "to an upload's announcement")
+        call = Call.of_json(path, wanted, timeout_s=self._timeout_s)
+        first = self._asked(call, "to an upload's announcement")
         ticket = self._read(first, read_ticket)
 
         def put(attempt: int) -> Answer:
@@ -122,17 +104,17 @@ class Uploads:
                 ticket.url, data, ticket.headers, timeout_s=self._timeout_s, attempt=attempt
             )
 
-        second = with_retries(put, FREELY, sleep=self._sleep, wall=self._wall)
+        second = self._retries.answer(put, FREELY)
         if not 200 <= second.status < 300:
             raise HostedError(
                 f"An upload to its ticket's address was answered {status_words(second.status)}; "
                 "try again.",
                 status=second.status,
             )
-        return Upload(url=ticket.download_url, exchanges=2, seconds=first.seconds + second.seconds)
+        return Upload(url=ticket.download_url, seconds=first.seconds + second.seconds)
 
-    def _asked(self, ask: Callable[[int], Answer], what: str) -> Answer:
-        answer = with_retries(ask, FREELY, sleep=self._sleep, wall=self._wall)
+    def _asked(self, call: Call, what: str) -> Answer:
+        answer = self._retries.answer(lambda attempt: self._api.ask(call, attempt), FREELY)
         if answer.status != 200:
             raise self._api.refusal(answer, what)
         return answer

@@ -10,6 +10,7 @@ Knows nothing of sides.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 #: How each is measured, one sentence each.
 HOW_SSIM = (
     "SSIM of the two pictures (Wang et al. 2004: Gaussian window of 11*11 pixels, sigma 1.5, "
-    "mirrored at the border, mean over R, G and B, data range 255): 1 is equal."
+    "mirrored at the border, mean over R, G and B, data range 255) in float32, which loses up to "
+    "0.001 in white areas; equal pictures have exactly 1, and intervals end at -1 and 1."
 )
 HOW_PSNR = "PSNR over R, G and B in dB, peak 255; equal pictures have none and are counted apart."
 HOW_LPIPS = (
@@ -41,6 +43,8 @@ PEAK = 255.0
 WINDOW = 11
 #: Below this AlexNet's last layer has no pixel.
 LEAST_SIDE_OF_ALEXNET = 63
+#: Where an importer says that it looked.
+_FOLDERS = re.compile(r" ?\(?/[^\s)]*\)?")
 #: torchvision's file name of the weights that LPIPS was fitted on.
 ALEXNET_FILE = "alexnet-owt-7be5be79.pth"
 
@@ -50,7 +54,7 @@ class Closeness:
     """How far two pictures lie apart.
 
     Attributes:
-        ssim: from -1 to 1; None where it was not measured.
+        ssim: from -1 to 1, and exactly 1 of equal pictures; None where it was not measured.
         psnr_db: likewise; None also where the pictures are equal.
         is_equal: whether every pixel is; None where nothing was measured.
         missing: why something was not measured, one line without a full stop; else empty.
@@ -81,9 +85,12 @@ def closeness(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> Closeness:
     psnr = None if is_equal else float(peak_signal_noise_ratio(one, other, data_range=PEAK))
     if min(first.shape[:2]) < WINDOW:
         return Closeness(None, psnr, is_equal, f"SSIM needs {WINDOW} pixels a side or more")
+    if is_equal:
+        # What the formula gives within float32's rounding, and without it.
+        return Closeness(1.0, psnr, is_equal)
     # Any: declared as a pair too, which it is only where the map is asked for.
     ssim: Any = structural_similarity_index_measure(one, other, sigma=1.5, data_range=PEAK)
-    return Closeness(float(ssim), psnr, is_equal)
+    return Closeness(min(max(float(ssim), -1.0), 1.0), psnr, is_equal)
 
 
 class PerceptualDistance:
@@ -109,7 +116,6 @@ class PerceptualDistance:
             WeightsCorruptError: the file is truncated, holds more than tensors, or is of another
                 network.
         """
-        # No public name takes a network without having torchvision load, or download, its weights.
         from torchmetrics.functional.image.lpips import _NoTrainLpips
 
         network = _NoTrainLpips(net="alex", pnet_rand=True)
@@ -147,14 +153,20 @@ def find_alexnet() -> Found:
     """AlexNet's weights in torch's cache, or why LPIPS cannot be measured."""
     import torch.hub
 
-    if problem := _torchvision_problem():
+    if problem := _torchvision_problem() or _torchmetrics_problem():
         return Found(None, f"LPIPS is not measured: {problem}")
     file = Path(torch.hub.get_dir()) / "checkpoints" / ALEXNET_FILE
     if not file.is_file():
+        # A report may be shown to strangers, whom this machine's folders do not concern.
+        shown = Path(*file.parts[-3:])
         return Found(
-            None, f"LPIPS is not measured: {file} is not there, and nothing is downloaded for it"
+            None, f"LPIPS is not measured: {shown} is not there, and nothing is downloaded for it"
         )
     return Found(file)
+
+
+def _why(error: Exception) -> str:
+    return _FOLDERS.sub("", first_line(error))
 
 
 def _torchvision_problem() -> str:
@@ -166,10 +178,27 @@ def _torchvision_problem() -> str:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "torchvision":
             return "torchvision is not installed"
-        return f"torchvision cannot be imported ({first_line(error)})"
+        return f"torchvision cannot be imported ({_why(error)})"
     except (ImportError, OSError, RuntimeError, AttributeError) as error:
         # Built for another torch, it fails in whichever way its operators do.
-        return f"torchvision cannot be imported ({first_line(error)})"
+        return f"torchvision cannot be imported ({_why(error)})"
+    return ""
+
+
+def _torchmetrics_problem() -> str:
+    """Why torchmetrics' LPIPS cannot be used; empty where it can."""
+    import torchmetrics
+
+    # No public name takes a network without having torchvision load, or download, its weights, and
+    # a name that is not public may be gone in another version.
+    try:
+        from torchmetrics.functional.image.lpips import _NoTrainLpips
+    except ImportError:
+        return (
+            f"torchmetrics {torchmetrics.__version__} gives no network without weights, and a "
+            "newer or older one may"
+        )
+    del _NoTrainLpips
     return ""
 
 

@@ -143,7 +143,8 @@ def find_clip(named: Path | None, weights_dir: Path) -> Found:
         if not missing:
             return Found(folder)
         lacks = f"lacks {', '.join(missing)}" if folder.is_dir() else "is not there"
-        looked.append(f"{folder} {lacks}")
+        # A report may be shown to strangers, whom this machine's folders do not concern.
+        looked.append(f"{Path(*folder.parts[-2:])} {lacks}")
     return Found(
         None,
         f"prompt agreement is not measured: there is no CLIP model ({'; '.join(looked)}), which "

@@ -24,9 +24,10 @@ which one is ahead a little in most cases and far behind in a few.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 
-from depthflux.bench.hosted.document import Bounded, Quantiles, Verdict
+from depthflux.bench.document import Bounded, Quantiles, Verdict
 from depthflux.errors import NonFiniteError, show
 
 #: Of all intervals here.
@@ -56,6 +57,8 @@ RESAMPLES, SEED = 9_999, 0
 #: Values that differ by less than this part of the largest are one value: what float64's sums and
 #: logarithms lose, far below what any measure here resolves.
 _ROUNDING = 1e-12
+#: Of the largest number that float64 holds, a little less.
+_MOST_LOGARITHM = math.log(sys.float_info.max) - 1e-9
 
 
 def quantiles(values: Sequence[float]) -> Quantiles | None:
@@ -127,9 +130,12 @@ def paired_ratio(
     if logarithms is None:
         return None, 0
     low, high = (
-        None if bound is None else math.exp(bound) for bound in (logarithms.low, logarithms.high)
+        # As of an infinite one: what float64 cannot hold bounds nothing.
+        None if bound is None or bound > _MOST_LOGARITHM else math.exp(bound)
+        for bound in (logarithms.low, logarithms.high)
     )
-    return Bounded(value=math.exp(logarithms.value), low=low, high=high), len(names)
+    value = math.exp(min(logarithms.value, _MOST_LOGARITHM))
+    return Bounded(value=value, low=low, high=high), len(names)
 
 
 def mean(values: Sequence[float]) -> Bounded | None:
@@ -137,7 +143,7 @@ def mean(values: Sequence[float]) -> Bounded | None:
 
     The bounds are None for one value, and the mean itself where all values are the same. Below
     `MIN_CASES` they are Student's alone: of so few values too many resamples are one value over
-    and over.
+    and over. A bound that lies infinitely far, as where most of many values are one, is None, too.
 
     Raises:
         NonFiniteError: a value is NaN or infinite.
@@ -158,7 +164,28 @@ def mean(values: Sequence[float]) -> Bounded | None:
         least, most = _studentized(values)
         below, above = min(below, least), max(above, most)
     # The error's sign turns round: what resamples lie too high, the truth may lie lower.
-    return Bounded(value=value, low=value - above * error, high=value - below * error)
+    low, high = value - above * error, value - below * error
+    return Bounded(
+        value=value,
+        low=low if math.isfinite(low) else None,
+        high=high if math.isfinite(high) else None,
+    )
+
+
+def cut(bounded: Bounded, least: float | None, most: float | None) -> Bounded:
+    """A figure whose interval ends where its measure's range does.
+
+    Args:
+        bounded: as `mean` gives it.
+        least: of the range; None where it has no end there.
+        most: likewise.
+    """
+    low, high = bounded.low, bounded.high
+    return Bounded(
+        value=bounded.value,
+        low=max(low, least) if low is not None and least is not None else low,
+        high=min(high, most) if high is not None and most is not None else high,
+    )
 
 
 def verdict(
@@ -174,9 +201,12 @@ def verdict(
     """
     if difference is None or higher_is_better is None or cases < MIN_CASES:
         return "unknown"
-    if difference.low is None or difference.high is None:
+    if difference.low is None and difference.high is None:
         return "unknown"
-    if difference.low <= neutral <= difference.high:
+    # Of so many cases a bound that there is none of lies infinitely far.
+    low = -math.inf if difference.low is None else difference.low
+    high = math.inf if difference.high is None else difference.high
+    if low <= neutral <= high:
         return "no difference shown"
     return "better" if (difference.value > neutral) == higher_is_better else "worse"
 

@@ -30,10 +30,16 @@ GRID = 512
 #: place of float32, as depth/normalization.py has it.
 FLAT_RELATIVE_RANGE = 1e-6
 
-#: To be said wherever the estimator that judges may have made a side's control image.
+#: To be said where the estimator that judges also made one side's control images.
 ESTIMATOR_BIAS = (
-    "Structure is judged by one depth estimator; a side that made its control image with the same "
-    "estimator is favoured by that; --estimator names another."
+    "The estimator that judges also made the local side's control images, which favours that side; "
+    "--estimator names another."
+)
+#: To be said where a side is another stack, which is not told what the control image is.
+HOSTED_DEPTH_UNKNOWN = (
+    "The hosted side was given the control image as it is, and whether it estimates the depth of "
+    "it or takes it for a depth map is not documented, so a low figure of that side may mean "
+    "another reading of the control image and no worse painting."
 )
 #: To be said of what a figure means: the demo's three example scenes, which share a floor and a
 #: wall and nothing else, agree by 0.89 to 0.92 with each other.
@@ -151,8 +157,25 @@ def find_judge(named: Path | None, settings: EngineSettings) -> Found:
         return Found(named.expanduser())
     try:
         return Found(find_estimator(settings))
-    except WeightsMissingError as error:
-        return Found(None, str(error).rstrip("."))
+    except WeightsMissingError:
+        # Not where it was looked for: a report may be shown to strangers.
+        return Found(
+            None,
+            "there is no depth estimator, which depthflux weights pull fetches and --estimator "
+            "names",
+        )
+
+
+def is_same_estimator(one: Path, other: Path) -> bool:
+    """Whether two folders hold the same estimator, as far as their descriptions say.
+
+    Raises:
+        WeightsMissingError: a folder lacks files; all of them are named.
+        WeightsCorruptError: a description is unreadable, or of another model.
+    """
+    from depthflux.depth.depth_anything import describe
+
+    return one.resolve() == other.resolve() or describe(one) == describe(other)
 
 
 def agreement(depth: NDArray[np.float32], control_depth: NDArray[np.float32]) -> Measured:

@@ -7,6 +7,6 @@
     rows        its charts' rows; charts draws their strips as SVG
     cases       its cases; pictures makes their pictures small
 
-Knows nothing of measuring: all of it is made from a `hosted.document.Document` and the pictures
+Knows nothing of measuring: all of it is made from a `bench.document.Document` and the pictures
 that it names.
 """

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from depthflux.bench.hosted.document import CaseFigures, Document, PictureFigures
+from depthflux.bench.document import CaseFigures, Document, PictureFigures
 from depthflux.bench.report.pictures import (
     SMALL_BYTES,
     SMALL_SIDES,
@@ -20,11 +20,14 @@ from depthflux.bench.report.pictures import (
     show_picture,
     withheld,
 )
-from depthflux.bench.report.words import NOTHING, figure, labels, plain, seconds
+from depthflux.bench.report.words import NOTHING, as_line, figure, labels, seconds
 
-#: Pairs whose pictures are inside the page. With all of a pair's and its case's small pictures that
-#: is at most 40 * (2 * 110 + 4 * 24) kB, in base64 17 MB.
+#: Pairs whose pictures are inside the page; a case without any, of which the control image and its
+#: depth are shown, counts as one. With all small pictures that is at most
+#: 40 * (2 * 110 + 4 * 24) kB, in base64 17 MB.
 MOST_PAIRS = 40
+#: More of a case are counted; the run's folder has them all.
+MOST_LINKED = 50
 
 
 @dataclass(frozen=True)
@@ -74,10 +77,11 @@ class Case:
         name: the case's.
         prompt: one line.
         fields: the other fields of its request, name and value in words.
-        control: the control image; None where no pair of the case is shown.
+        control: the control image; None where the page has no room for the case's pictures.
         depth: its depth, likewise, or where none was estimated.
         pairs: whose pictures are shown.
-        linked: whose pictures are only linked.
+        linked: whose pictures are only linked, the first of them.
+        more: how many others there are.
         seconds: both sides' median of the total in words; empty where there is none.
     """
 
@@ -88,6 +92,7 @@ class Case:
     depth: Shown | None
     pairs: list[Pair]
     linked: list[Pair]
+    more: int
     seconds: tuple[str, str]
 
 
@@ -100,11 +105,16 @@ def show_cases(document: Document, folder: Path) -> list[Case]:
 def _pairs_inside(document: Document) -> set[tuple[str, str, int]]:
     """The pairs whose pictures the page holds: every case's first before any case's second."""
     in_turn = sorted(
-        (turn, place, (case.name, pair.task, pair.index))
+        (turn, place, key)
         for place, case in enumerate(document.cases)
-        for turn, pair in enumerate(case.pictures)
+        for turn, key in enumerate(_keys(case))
     )
     return {key for _, _, key in in_turn[:MOST_PAIRS]}
+
+
+def _keys(case: CaseFigures) -> list[tuple[str, str, int]]:
+    """Of every pair; of a case without any, one that stands for the case."""
+    return [(case.name, pair.task, pair.index) for pair in case.pictures] or [(case.name, "", 0)]
 
 
 def _show_case(
@@ -114,20 +124,24 @@ def _show_case(
         _show_pair(document, folder, pair, (case.name, pair.task, pair.index) in inside)
         for pair in case.pictures
     ]
-    shown = [pair for pair in pairs if pair.is_shown]
+    linked = [pair for pair in pairs if not pair.is_shown]
+    has_place = not inside.isdisjoint(_keys(case))
 
     def small(file: str) -> Shown | None:
-        return _small(folder, file) if file and (shown or not pairs) else None
+        return _small(folder, file) if file and has_place else None
 
     first, second = document.sides
     return Case(
-        name=plain(case.name),
-        prompt=plain(str(case.fields.get("prompt", ""))),
-        fields=[(plain(name), _value(of)) for name, of in case.fields.items() if name != "prompt"],
+        name=as_line(case.name),
+        prompt=as_line(str(case.fields.get("prompt", ""))),
+        fields=[
+            (as_line(name), _value(of)) for name, of in case.fields.items() if name != "prompt"
+        ],
         control=small(case.control_file),
         depth=small(case.depth_file),
-        pairs=shown,
-        linked=[pair for pair in pairs if not pair.is_shown],
+        pairs=[pair for pair in pairs if pair.is_shown],
+        linked=linked[:MOST_LINKED],
+        more=len(linked[MOST_LINKED:]),
         seconds=(
             _seconds_of(case, first.name),
             _seconds_of(case, second.name),
@@ -158,7 +172,7 @@ def _show_pair(document: Document, folder: Path, pair: PictureFigures, is_shown:
 
     first, second = document.sides
     return Pair(
-        task=plain(pair.task if pair.index == 0 else f"{pair.task}, picture {pair.index + 1}"),
+        task=as_line(pair.task if pair.index == 0 else f"{pair.task}, picture {pair.index + 1}"),
         seed=pair.seed,
         pictures=(picture(0), picture(1)),
         depths=(depth(0), depth(1)),
@@ -179,7 +193,7 @@ def _closeness(pair: PictureFigures) -> list[tuple[str, str]]:
     if pair.is_equal:
         return [("every pixel", "equal")]
     measured: list[tuple[str, float | None, Callable[[float], str]]] = [
-        ("SSIM", pair.ssim, figure),
+        ("SSIM", pair.ssim, lambda value: figure(value, not_as=1.0)),
         ("PSNR", pair.psnr_db, lambda value: f"{figure(value)} dB"),
         ("LPIPS", pair.lpips, figure),
     ]
@@ -199,4 +213,4 @@ def _of(values: dict[str, float], side: str) -> str:
 
 
 def _value(value: Any) -> str:
-    return plain(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False), 300)
+    return as_line(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False), 300)

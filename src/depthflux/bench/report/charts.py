@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from depthflux.bench.hosted.document import Bounded, Compared, Quantiles
+from depthflux.bench.document import Bounded, Compared, Quantiles
 from depthflux.bench.report.words import figure
 
 #: Room at both ends, in percent: half a mark, and half a number under the last tick.

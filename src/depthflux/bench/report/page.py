@@ -15,7 +15,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from depthflux.bench.hosted.document import Document
+from depthflux.bench.document import Document
 from depthflux.bench.report.cases import show_cases
 from depthflux.bench.report.charts import legend_bar, legend_mark
 from depthflux.bench.report.method import method, provenance, settings, summary
@@ -23,13 +23,17 @@ from depthflux.bench.report.rows import differences, phases, quality_by_case, ti
 from depthflux.bench.report.table import (
     Footnotes,
     differences_table,
-    failure_rows,
+    failures_table,
+    lines_on_tasks,
     quality_table,
     side_rows,
 )
-from depthflux.bench.report.words import labels, plain
+from depthflux.bench.report.words import as_line, caveat_lines, labels
+from depthflux.bench.wording import count
 
 _TEMPLATES = Path(__file__).parent / "templates"
+#: More are counted; report.json has them all.
+_MOST_FAILURES = 100
 
 
 def page(document: Document, folder: Path) -> bytes:
@@ -62,8 +66,8 @@ def _contents(document: Document, folder: Path) -> dict[str, Any]:
     notes = Footnotes()
     return {
         "labels": labels(document.sides),
-        "date": plain(document.date),
-        "suite": plain(document.plan.suite),
+        "date": as_line(document.date),
+        "suite": as_line(document.plan.suite),
         "same_noise": document.same_noise,
         "summary": summary(document),
         "differences": differences(document),
@@ -71,13 +75,14 @@ def _contents(document: Document, folder: Path) -> dict[str, Any]:
         "side_lines": notes.lines(),
         "phases": phases(document),
         "time_chart": time_by_case(document),
+        "time_lines": [*caveat_lines(document.speed), *lines_on_tasks(document)],
         "quality": quality_table(document),
         "quality_charts": quality_by_case(document),
         "apart": differences_table(document),
         "cases": show_cases(document, folder),
-        "failures": failure_rows(document),
+        "failures": failures_table(document, _MOST_FAILURES),
         "method": method(document),
-        "notes": [plain(note) for note in document.notes],
+        "notes": [as_line(note) for note in document.notes],
         "provenance": provenance(document),
         "settings": settings(document),
     }
@@ -91,7 +96,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(legend_mark=legend_mark, legend_bar=legend_bar)
+    environment.globals.update(legend_mark=legend_mark, legend_bar=legend_bar, count=count)
     return environment
 
 

@@ -11,7 +11,7 @@ from statistics import fmean
 
 from markupsafe import Markup
 
-from depthflux.bench.hosted.document import (
+from depthflux.bench.document import (
     CaseFigures,
     Compared,
     Document,
@@ -28,12 +28,12 @@ from depthflux.bench.report.charts import (
 from depthflux.bench.report.table import why_no_time
 from depthflux.bench.report.words import (
     NOTHING,
+    as_line,
     difference,
     figure,
     labels,
     name_of,
-    plain,
-    verdict,
+    verdict_words,
     why_missing,
     with_interval,
 )
@@ -114,8 +114,8 @@ def differences(document: Document) -> list[Difference]:
 def _difference(compared: Compared) -> Difference:
     return Difference(
         name=name_of(compared),
-        unit="ratio" if compared.is_ratio else plain(compared.unit),
-        verdict=verdict(compared),
+        unit="ratio" if compared.is_ratio else as_line(compared.unit),
+        verdict=verdict_words(compared),
         strip=forest_strip(compared),
         figures=difference(compared),
         cases=compared.cases,
@@ -145,7 +145,7 @@ def _phase(document: Document, name: str) -> Phase | None:
     rows = []
     for number, (label, quantiles) in enumerate(zip(labels(document.sides), measured, strict=True)):
         if quantiles is None:
-            why = why_no_time(document, document.sides[number], name)
+            why = why_no_time(document.sides[number], name)
             rows.append(Timing(label, number, None, NOTHING, NOTHING, 0, why))
             continue
         strip = quantile_strip(quantiles, scale, number)
@@ -202,7 +202,7 @@ def _case_chart(
     if scale is None:
         return None
     rows = [
-        CasePair(plain(case.name), pair_strip(one, other, scale), _written(one), _written(other))
+        CasePair(as_line(case.name), pair_strip(one, other, scale), _written(one), _written(other))
         for case, one, other in values
     ]
     return CaseChart(*words, axis=axis_strip(scale), rows=rows)

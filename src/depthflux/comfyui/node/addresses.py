@@ -12,7 +12,6 @@ import ipaddress
 import os
 import re
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 from .errors import NodeError, show
 
@@ -23,6 +22,14 @@ KEY_VARIABLE = "DEPTHFLUX_COMFYUI_API_KEY"
 #: Where `depthflux serve` listens unless it is told otherwise.
 USUAL_ADDRESS = "http://127.0.0.1:8000"
 
+#: Stricter than URLs are: no user, no query, no fragment, nothing that could be read two ways.
+_FORM = re.compile(
+    r"(?P<scheme>https?)://(?:\[(?P<bracketed>[0-9a-f:.]+)\]|(?P<name>[0-9a-z._-]+))"
+    r"(?::(?P<port>[0-9]{1,5}))?(?P<path>(?:/[0-9a-z._~%-]+)*)/*",
+    re.IGNORECASE,
+)
+_USUAL_PORTS = {"http": 80, "https": 443}
+
 
 class Address(NamedTuple):
     """An address that may be asked.
@@ -30,10 +37,9 @@ class Address(NamedTuple):
     Attributes:
         text: as it was given, for messages.
         scheme: http or https.
-        host: a name, or an IP address without brackets.
+        host: a name in small letters, or an IP address without brackets.
         port: its port.
         path: what it is reached under behind a proxy, without a last slash; usually empty.
-        is_configured: whether it is the environment's; else it must be this machine.
     """
 
     text: str
@@ -41,68 +47,103 @@ class Address(NamedTuple):
     host: str
     port: int
     path: str
-    is_configured: bool
+
+    @property
+    def is_this_machine(self) -> bool:
+        """Whether it says that it is this machine."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
 
     def may_reach(self, peer: str) -> bool:
         """Whether a connection may have led to an IP address."""
-        return self.is_configured or ipaddress.ip_address(peer).is_loopback
+        return not self.is_this_machine or ipaddress.ip_address(peer).is_loopback
+
+    def is_same_as(self, other: Address) -> bool:
+        """Whether both say the same server, however it is spelled."""
+        return self._parts() == other._parts()
+
+    def _parts(self) -> tuple[str, str, int, str]:
+        # What `depthflux serve` listens at has three spellings.
+        is_usual_host = self.host in ("127.0.0.1", "localhost", "::1")
+        host = "this machine" if is_usual_host else self.host
+        return self.scheme, host, self.port, self.path
 
 
-def configured_address() -> str:
-    """The address that the environment names, without a last slash; empty where it names none."""
-    return os.environ.get(ADDRESS_VARIABLE, "").strip().rstrip("/")
+def configured_address() -> Address | None:
+    """The address that the environment names; None where it names none.
+
+    Raises:
+        NodeError: what it names is no address.
+    """
+    text = os.environ.get(ADDRESS_VARIABLE, "").strip()
+    if not text:
+        return None
+    address = _parsed(text)
+    if address is None:
+        # Not repeated: whoever wrote it may have put a password into it.
+        raise NodeError(
+            f"the variable {ADDRESS_VARIABLE} of ComfyUI's process is no address; allowed: http:// "
+            "or https://, a host in ASCII, a port and a path if there are any, and no user, query "
+            "or fragment, such as https://gpu.example.org."
+        )
+    return address
 
 
 def read_address(text: str) -> Address:
     """An address that may be asked.
 
     Raises:
-        NodeError: it is none, or it is neither this machine nor the environment's.
+        NodeError: it is none, or it is neither this machine nor the environment's; or the
+            environment's is none.
     """
-    text = text.strip().rstrip("/")
-    configured = configured_address()
-    is_configured = bool(configured) and text == configured
-    try:
-        parts = urlsplit(text)
-        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme, 0)
-    except ValueError:
-        raise _refused(text) from None
-    bare = "@" not in parts.netloc and not parts.query and not parts.fragment
-    plain = re.fullmatch(r"[!-~]+", text) is not None and "\\" not in text
-    if not (parts.hostname and port and bare and plain):
+    configured, address = configured_address(), _parsed(text.strip())
+    if address is None:
         raise _refused(text)
-    if not is_configured and (parts.path or not _is_this_machine(parts.hostname)):
+    is_configured = configured is not None and address.is_same_as(configured)
+    if not is_configured and (address.path or not address.is_this_machine):
         raise _refused(text)
-    return Address(text, parts.scheme, parts.hostname, port, parts.path, is_configured)
+    return address
 
 
 def key_for(address: Address) -> str:
     """The API key that an address gets; empty where it gets none.
 
     Raises:
-        NodeError: the key cannot be one.
+        NodeError: the key cannot be one, or the environment's address is none.
     """
     key = os.environ.get(KEY_VARIABLE, "").strip()
     if key and re.fullmatch(r"[!-~]+", key) is None:
         raise NodeError(
             f"{KEY_VARIABLE} is no API key; allowed: printable ASCII characters without spaces."
         )
-    # Whoever names a server means the key for it, and for no other port of this machine.
-    return key if address.is_configured or not configured_address() else ""
+    # Any other port of this machine may be somebody else's.
+    meant = configured_address() or _parsed(USUAL_ADDRESS)
+    return key if meant is not None and address.is_same_as(meant) else ""
 
 
-def _is_this_machine(host: str) -> bool:
-    if host == "localhost":
-        return True
+def _parsed(text: str) -> Address | None:
+    """An address's parts; None where it is none."""
+    found = _FORM.fullmatch(text)
+    if found is None:
+        return None
+    scheme, name, bracketed = found["scheme"].lower(), found["name"], found["bracketed"]
+    port = int(found["port"] or _USUAL_PORTS[scheme])
     try:
-        return ipaddress.ip_address(host).is_loopback
+        host = str(ipaddress.IPv6Address(bracketed)) if bracketed else name.lower()
     except ValueError:
-        return False
+        return None
+    return (
+        Address(text.rstrip("/"), scheme, host, port, found["path"]) if 0 < port < 2**16 else None
+    )
 
 
 def _refused(text: str) -> NodeError:
-    # Neither user nor password is repeated.
-    shown = re.sub(r"//[^/?#\s]*@", "//…@", text[:200]).partition("?")[0]
+    # Of what may hold a user, a password or a token only the beginning is repeated, or nothing.
+    shown = "…@…" if "@" in text else re.sub(r"[?#].*", "…", text, flags=re.DOTALL)
     return NodeError(
         f"address={show(shown)} is not asked, since a graph can come from anybody; allowed: this "
         f"machine, such as {USUAL_ADDRESS}, and the address in the variable {ADDRESS_VARIABLE} of "

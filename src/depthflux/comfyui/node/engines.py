@@ -47,12 +47,12 @@ def engine_for(choice: EngineChoice | None) -> LocalEngine | ServedEngine:
     The server that the environment names, an engine in this process, a server at the usual address.
 
     Raises:
-        NodeError: the address may not be asked.
+        NodeError: the address may not be asked, or the environment's is none.
     """
     if choice is None:
-        address = configured_address()
-        if not address and is_installed():
+        configured = configured_address()
+        if configured is None and is_installed():
             return LocalEngine("auto")
-        return ServedEngine(read_address(address or USUAL_ADDRESS))
+        return ServedEngine(configured or read_address(USUAL_ADDRESS))
     profile, address = check_choice(choice.profile, choice.address)
     return ServedEngine(read_address(address)) if address.strip() else LocalEngine(profile)

@@ -22,6 +22,17 @@ from .running import Watch, make_room
 #: The engine that was loaded last, by its profile.
 _kept: dict[str, Any] = {}
 _lock = threading.Lock()
+#: What another package of ComfyUI's Python that does not fit raises, as a rule; depthflux's own
+#: errors are none of these, and pass.
+_OTHERS = (
+    ImportError,
+    RuntimeError,
+    OSError,
+    ValueError,
+    AttributeError,
+    TypeError,
+    MemoryError,
+)
 
 
 def is_installed() -> bool:
@@ -59,8 +70,7 @@ class LocalEngine(NamedTuple):
 
     def _generate(self, fields: dict[str, Any], png: bytes, watch: Watch) -> Any:
         watch.look()
-        # ComfyUI runs nodes in inference mode, whose tensors could not be changed in place outside
-        # it; and the engine's control scale changes weights in place.
+        # ComfyUI runs nodes in inference mode; an engine runs here as it does everywhere else.
         with _lock, torch.inference_mode(False):
             engine = self._engine()
             return engine.generate(**fields, control_image=png, on_step=watch.step)
@@ -81,9 +91,7 @@ class LocalEngine(NamedTuple):
 def _load(profile: str) -> Any:
     try:
         return importlib.import_module("depthflux").load(profile)
-    except (ImportError, RuntimeError, OSError) as error:
-        # Another package of ComfyUI's Python that does not fit, as a rule; depthflux's own errors
-        # are none of these, and pass.
+    except _OTHERS as error:
         raise NodeError(
             f"depthflux cannot be loaded in ComfyUI's Python: {tell(_first_line(error))}; start "
             "`depthflux serve` and give Depthflux Engine its address."

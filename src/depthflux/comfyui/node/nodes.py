@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 
 import torch
 
-from .declared import check_prompt, declaration, loras_of, names, size_of, widget
+from .addresses import USUAL_ADDRESS
+from .declared import declaration, judged, names, size_of, widget
 from .engines import EngineChoice, check_choice, engine_for
 from .errors import NodeError
 from .pictures import batch_of, png_of
@@ -38,8 +39,8 @@ class DepthfluxEngine:
             "The preset of an engine in this process; with an address, the server has its own."
         )
         address = (
-            "Address of a running depthflux serve, such as http://127.0.0.1:8000; empty: an engine "
-            "in this process."
+            f"Address of a running depthflux serve, such as {USUAL_ADDRESS}; empty: an engine in "
+            "this process."
         )
         return {
             "required": {
@@ -94,11 +95,12 @@ class DepthfluxGenerate:
         return float("nan") if seed == declaration()["random_seed"] else ""
 
     @classmethod
-    def VALIDATE_INPUTS(  # noqa: N802 - ComfyUI's name
-        cls, prompt: str | None = None, size: str | None = None, loras: str | None = None
-    ) -> bool | str:
-        """What is wrong with the texts, before anything runs."""
-        return _problem_of(prompt, size, loras)
+    def VALIDATE_INPUTS(cls, size: str | None = None) -> bool | str:  # noqa: N802 - ComfyUI's name
+        """What is wrong with the size, before anything runs.
+
+        Of one input alone: ComfyUI shows what is said here once for each that is named.
+        """
+        return _problem_of(size)
 
     def generate(
         self,
@@ -107,9 +109,8 @@ class DepthfluxGenerate:
         engine: EngineChoice | None = None,
         **fields: Any,
     ) -> tuple[torch.Tensor, torch.Tensor, str]:
-        """Paint."""
-        check_prompt(prompt)
-        asked = _with_defaults({**fields, "prompt": prompt}, names())
+        """Paint; what is wrong with the fields is told before any engine is asked."""
+        asked = judged({**fields, "prompt": prompt}, names())
         if asked["seed"] == declaration()["random_seed"]:
             asked["seed"] = random.SystemRandom().randrange(declaration()["seed_count"])
         total = asked["num_inference_steps"] * asked["num_images"]
@@ -144,42 +145,24 @@ class DepthfluxDepthMap:
     @classmethod
     def VALIDATE_INPUTS(cls, size: str | None = None) -> bool | str:  # noqa: N802 - ComfyUI's name
         """What is wrong with the size, before anything runs."""
-        return _problem_of(None, size, None)
+        return _problem_of(size)
 
     def estimate(
         self, control_image: torch.Tensor, engine: EngineChoice | None = None, **fields: Any
     ) -> tuple[torch.Tensor]:
         """Estimate the depth, or take the given map, and place it."""
-        asked = _with_defaults(fields, declaration()["depth_fields"])
+        asked = judged(fields, declaration()["depth_fields"])
         watch = Watch(1)
         depth_map = engine_for(engine).depth_map(asked, png_of(control_image), watch)
         watch.step(1, 1)
         return (batch_of([depth_map]),)
 
 
-def _with_defaults(fields: dict[str, Any], wanted: list[str]) -> dict[str, Any]:
-    """The wanted fields as a request has them, declared defaults where there is none.
-
-    Raises:
-        NodeError: the size or the LoRAs cannot be read.
-    """
-    declared = declaration()["fields"]
-    asked = {name: fields.get(name, declared[name].get("default")) for name in wanted}
-    size_of(asked["size"])
-    if isinstance(asked.get("loras"), str):
-        asked["loras"] = loras_of(asked["loras"])
-    return asked
-
-
-def _problem_of(prompt: str | None, size: str | None, loras: str | None) -> bool | str:
-    """What ComfyUI shows of the texts of a graph; None where another node gives one."""
+def _problem_of(size: str | None) -> bool | str:
+    """What ComfyUI shows of a size before a graph runs; None where another node gives it."""
     try:
-        if prompt is not None:
-            check_prompt(prompt)
         if size is not None:
             size_of(size)
-        if loras is not None:
-            loras_of(loras)
     except NodeError as error:
         return str(error)
     return True
@@ -192,6 +175,6 @@ def _control_image() -> tuple[str, dict[str, Any]]:
 def _engine_socket() -> tuple[str, dict[str, Any]]:
     tooltip = (
         "From Depthflux Engine; without one, the server in DEPTHFLUX_COMFYUI_ADDRESS, else an "
-        "engine in this process, else a server at http://127.0.0.1:8000."
+        f"engine in this process, else a server at {USUAL_ADDRESS}."
     )
     return ENGINE, {"tooltip": tooltip}

@@ -16,6 +16,13 @@ from PIL import Image
 
 from .errors import NodeError
 
+#: Files and pixels of a larger control image are refused by engines, unless their settings say
+#: otherwise; no picture comes out larger than 1636 a side, so little is lost by making it smaller.
+MOST_BYTES = 32 * 2**20
+MOST_PIXELS = 2**26
+#: Where a PNG's header says how its pixels are coded, and what of it is taken: 8 bits, grey or RGB.
+_CODING = slice(24, 26)
+_CODINGS = (b"\x08\x00", b"\x08\x02")
 #: uint8 [H, W, 3], 0..255, sRGB.
 Pixels = npt.NDArray[np.uint8]
 
@@ -39,6 +46,9 @@ def png_of(image: torch.Tensor) -> bytes:
             f"control_image has {image.shape[0]} pictures; allowed: one. Take one of the batch "
             "with ImageFromBatch, and give the others to nodes of their own."
         )
+    height, width = image.shape[1:3]
+    if height * width > MOST_PIXELS:
+        raise _too_large(image, f"{MOST_PIXELS / 1e6:.0f} million pixels")
     values = image[0, :, :, :3].detach().cpu().to(torch.float32).numpy()
     if not np.isfinite(values).all():
         raise NodeError("control_image has values that are no numbers; give it another picture.")
@@ -46,7 +56,18 @@ def png_of(image: torch.Tensor) -> bytes:
     buffer = io.BytesIO()
     # Quick rather than small: it goes no further than this machine, as a rule.
     Image.fromarray(pixels).save(buffer, format="PNG", compress_level=1)
-    return buffer.getvalue()
+    png = buffer.getvalue()
+    if len(png) > MOST_BYTES:
+        size = f"{len(png) / 2**20:.0f} MiB as PNG"
+        raise _too_large(image, f"{MOST_BYTES // 2**20} MiB as PNG; it has {size}")
+    return png
+
+
+def _too_large(image: torch.Tensor, allowed: str) -> NodeError:
+    return NodeError(
+        f"control_image of {image.shape[2]}*{image.shape[1]} pixels is too large; allowed: "
+        f"{allowed}. Make it smaller with ImageScale: pictures come out at 1636 a side at most."
+    )
 
 
 def pixels_of(png: bytes, size: tuple[int, int]) -> Pixels:
@@ -66,6 +87,11 @@ def pixels_of(png: bytes, size: tuple[int, int]) -> Pixels:
                 raise NodeError(
                     f"the server answered with a picture of {picture.width}*{picture.height} "
                     f"instead of {size[0]}*{size[1]}; see that it is a depthflux of this version."
+                )
+            if png[_CODING] not in _CODINGS or getattr(picture, "is_animated", False):
+                raise NodeError(
+                    "the server answered with a PNG that is animated, or not of 8 bits in grey or "
+                    "RGB; see that it is a depthflux of this version."
                 )
             return np.asarray(picture.convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:

@@ -9,6 +9,7 @@ from PIL import Image
 from scripted_server import Asked, Reply, ScriptedServer
 
 from depthflux.bench.hosted.client import Exchange, HostedClient
+from depthflux.bench.hosted.surroundings import Surroundings
 
 KEY = "a-key-of-these-tests-0123456789"
 ID = "e6832d4a0f3b4c1d9e8f7a6b5c4d3133"
@@ -34,6 +35,10 @@ def refusal(status: int, message: str = "", **headers: str) -> Reply:
     return Reply({"code": status, "message": message}, status=status, headers=named)
 
 
+#: Options of `Asking` that are the client's surroundings.
+_AROUND = ("wall", "resolver", "tls")
+
+
 class Asking:
     """A client of a server, its exchanges and the pauses that it would have made."""
 
@@ -41,8 +46,16 @@ class Asking:
         self.exchanges: list[Exchange] = []
         self.pauses: list[float] = []
         url = server if isinstance(server, str) else server.url
+        around = {
+            name: options.pop(name) for name in ("wall", "resolver", "tls") if name in options
+        }
         self.client = HostedClient(
-            url, KEY, on_exchange=self.exchanges.append, sleep=self.pauses.append, **options
+            url,
+            KEY,
+            on_exchange=self.exchanges.append,
+            sleep=self.pauses.append,
+            surroundings=Surroundings(**around),
+            **options,
         )
 
     def __enter__(self) -> Asking:

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from depthflux.bench.hosted.folder import Intent, RunFolder, SideFacts, Submission
+from depthflux.bench.hosted.folder import RunFolder
 from depthflux.bench.hosted.outcomes import Outcome, Picture, Times
 from depthflux.bench.hosted.plan import Task
+from depthflux.bench.hosted.run_files import Intent, SideFacts, Submission
 from depthflux.bench.hosted.suites import Case, Suite
 from depthflux.errors import CancelledError
 
@@ -64,7 +65,8 @@ def tasks_of_suite(suite: Suite, repeat: int = 1) -> list[Task]:
 
 def facts(name: str = "hosted", **more: object) -> SideFacts:
     """What is known of a side that has not answered yet."""
-    given = {"label": name, "address": "", "recorded_at": RECORDED_AT, **more}
+    asked = {"concurrency": 1, "poll_interval_seconds": 0.5, "sync_mode": False}
+    given = {"label": name, "address": "", "recorded_at": RECORDED_AT, **asked, **more}
     return SideFacts(name=name, **given)  # type: ignore[arg-type]
 
 
@@ -118,7 +120,13 @@ def completed(
                 flagged=flagged,
             )
         )
-    times = Times(submit=0.1, queue=0.5, inference=inference, download=0.2, total=total)
+    times = Times(
+        submit_seconds=0.1,
+        queue_seconds=0.5,
+        inference_seconds=inference,
+        download_seconds=0.2,
+        total_seconds=total,
+    )
     return Outcome(
         task=task.key,
         status="completed",

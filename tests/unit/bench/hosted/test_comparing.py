@@ -8,87 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from comparing_fixtures import CARD, NAMES, SIZE, Comparing, Letters
 from PIL import Image
-from run_fixtures import completed, facts, failed, make_suite, picture, tasks_of_suite
+from run_fixtures import failed, picture, tasks_of_suite
 
-from depthflux.bench.hosted.comparing import NO_PAIRS, Comparison, compare
-from depthflux.bench.hosted.controls import write_controls
-from depthflux.bench.hosted.folder import RunFolder
-from depthflux.bench.hosted.judging import Judges
-from depthflux.bench.hosted.measures import Recorded
-from depthflux.bench.quality.structure import Structure
-from depthflux.depth.estimator import EstimatorCard
+from depthflux.bench.hosted.comparing import NO_PAIRS
 from depthflux.errors import UnreadableImageError
-
-CARD = EstimatorCard("brightness", "a test", "MIT", "disparity", 512)
-SIZE = (64, 80)
-NAMES = tuple(f"case-{number}" for number in range(6))
-
-
-class Brightness:
-    """An estimator to which bright is near."""
-
-    card = CARD
-    folder = Path()
-
-    def estimate(self, rgb: np.ndarray) -> np.ndarray:
-        return rgb[..., 0].astype(np.float32)
-
-
-class Letters:
-    """A judge of prompts who likes bright pictures; a prompt of more than ten letters is cut."""
-
-    how = "Mean brightness."
-
-    def score(self, rgb: np.ndarray, prompt: str) -> float:
-        del prompt
-        return float(rgb.mean())
-
-    def is_cut(self, prompt: str) -> bool:
-        return len(prompt) > 10
-
-
-class Comparing:
-    """Two sides of a suite in one folder."""
-
-    def __init__(self, path: Path, names: tuple[str, ...] = NAMES, **fields: Any) -> None:
-        self.folder = RunFolder(path / "run")
-        self.folder.path.mkdir()
-        self.suite = make_suite(path, names, **fields)
-        write_controls(self.suite, self.folder)
-        self.tasks = tasks_of_suite(self.suite)
-        self.outcomes: dict[str, dict[str, Any]] = {"hosted": {}, "local": {}}
-
-    def give(self, side: str, number: int, *, at: float = 10.0, **more: Any) -> None:
-        task = self.tasks[number]
-        # A tenth of what is asked for: nobody here minds, and judging is quick.
-        more.setdefault("data", picture(size=SIZE))
-        self.outcomes[side][task.key] = completed(self.folder, side, task, at=at, **more)
-
-    def compare(self, *, prompts: Any = None, same_noise: bool = False) -> Comparison:
-        missing = {"prompt_agreement": "no CLIP here", "lpips": "no AlexNet here"}
-        judges = Judges(
-            self.folder,
-            structure=Structure(Brightness()),
-            prompts=prompts,
-            distance=None,
-            missing={name: why for name, why in missing.items() if name == "lpips" or not prompts},
-        )
-        sides = tuple(
-            Recorded(facts(name), tuple(self.tasks), self.outcomes[name], frozenset())
-            for name in ("hosted", "local")
-        )
-        try:
-            return compare(
-                self.suite,
-                sides,  # type: ignore[arg-type]
-                self.folder,
-                judges,
-                same_noise=same_noise,
-                say=lambda _: None,
-            )
-        finally:
-            judges.close()
 
 
 @pytest.fixture
@@ -100,6 +25,12 @@ def upside_down() -> bytes:
     buffer = io.BytesIO()
     with Image.open(io.BytesIO(picture(size=SIZE))) as upright:
         upright.transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def flat_picture() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", SIZE, (90, 90, 90)).save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -182,38 +113,116 @@ def test_flagged_pictures_are_shown_and_not_judged(made: Comparing) -> None:
     assert pair.structure.keys() == {"local"}
     assert pair.ssim is None
     assert (found.quality[0].cases, found.quality[0].missing) == (0, NO_PAIRS)
-    assert any(note.startswith("1 pairs have a picture") for note in found.notes)
+    assert any(note.startswith("1 pair with a picture") for note in found.notes)
 
 
-def test_equal_pictures_have_no_psnr_and_are_counted_where_noise_is_shared(
+def test_one_of_a_thing_is_no_several(tmp_path: Path) -> None:
+    made = Comparing(tmp_path, NAMES[:1])
+
+    assert made.compare().notes[0].startswith("1 of 1 task lacks pictures of at least one side")
+
+
+def test_the_columns_of_a_ratio_are_geometric_means_of_its_own_cases(made: Comparing) -> None:
+    for number, (first, second) in enumerate([(1.0, 2.0), (4.0, 2.0), (0.0, 9.0)]):
+        made.give("hosted", number, total=first)
+        made.give("local", number, total=second)
+    made.give("local", 3, total=100.0)
+
+    total = made.compare().speed[0]
+
+    assert (total.cases, total.first, total.second) == (2, 2.0, 2.0)
+    assert total.difference is not None
+    assert total.difference.value == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"concurrency": 4}, "hosted was asked for 4 tasks at a time"),
+        (
+            {"poll_interval_seconds": 2.0},
+            "hosted was asked for 1 task at a time, with polls every 2 s",
+        ),
+        ({"sync_mode": True}, "hosted was asked for 1 task at a time, in sync mode"),
+    ],
+    ids=["concurrency", "poll interval", "sync mode"],
+)
+def test_sides_that_were_asked_otherwise_have_a_ratio_of_times_and_no_verdict(
+    made: Comparing, asked: dict[str, Any], told: str
+) -> None:
+    for number in range(6):
+        made.give("hosted", number, total=4.0)
+        made.give("local", number, total=2.0)
+
+    alike, otherwise = made.compare().speed, made.compare(asked=asked).speed
+
+    assert {one.verdict for one in alike} == {"better", "no difference shown"}
+    assert {one.verdict for one in otherwise} == {"not comparable"}
+    assert otherwise[0].difference == alike[0].difference
+    assert any(told in caveat for caveat in otherwise[0].caveats)
+
+
+def test_beside_the_speed_of_two_profiles_stands_that_they_ran_one_after_the_other(
     made: Comparing,
 ) -> None:
-    for number in range(2):
-        made.give("hosted", number)
-        made.give("local", number)
+    profiles, hosted = made.compare(same_noise=True), made.compare()
 
-    found = {compared.name: compared for compared in made.compare(same_noise=True).difference}
-
-    assert list(found) == ["equal_pictures", "ssim", "psnr", "lpips"]
-    assert found["equal_pictures"].difference is not None
-    assert found["equal_pictures"].difference.value == 1.0
-    assert found["ssim"].difference is not None
-    assert found["ssim"].difference.value == pytest.approx(1)
-    assert (found["psnr"].difference, found["psnr"].cases) == (None, 0)
-    assert found["psnr"].missing == "all pairs are equal, and equal pictures have none"
-    assert found["lpips"].missing == "no AlexNet here"
-    assert {compared.verdict for compared in found.values()} == {"unknown"}
+    assert all("one after the other" in one.caveats[0] for one in profiles.speed)
+    assert not any(one.caveats for one in hosted.speed)
 
 
-def test_pictures_of_two_sizes_are_not_resized_to_be_compared(made: Comparing) -> None:
-    made.give("hosted", 0, data=picture(size=(64, 64)))
+@pytest.mark.parametrize(
+    ("same_noise", "judge_is_local", "is_said"),
+    [(False, True, True), (False, False, False), (True, True, False)],
+    ids=["the local side's", "another", "both sides'"],
+)
+def test_a_judge_who_made_one_side_s_control_images_is_named_beside_the_verdict(
+    made: Comparing, same_noise: bool, judge_is_local: bool, is_said: bool
+) -> None:
+    found = made.compare(same_noise=same_noise, judge_is_local=judge_is_local)
+
+    assert any("favours" in caveat for caveat in found.quality[0].caveats) is is_said
+    assert not any("favours" in caveat for caveat in found.quality[1].caveats)
+
+
+def test_beside_a_hosted_side_s_structure_stands_what_nobody_knows_of_it(made: Comparing) -> None:
+    hosted, profiles = made.compare(), made.compare(same_noise=True)
+
+    assert any("is not documented" in caveat for caveat in hosted.quality[0].caveats)
+    assert not any("is not documented" in caveat for caveat in profiles.quality[0].caveats)
+
+
+@pytest.mark.parametrize("same_noise", [False, True], ids=["hosted", "profiles"])
+def test_a_field_that_one_side_passes_over_leaves_its_case_out(
+    tmp_path: Path, same_noise: bool
+) -> None:
+    made = Comparing(tmp_path, NAMES[:1], preprocess_depth=False)
+    made.give("hosted", 0)
     made.give("local", 0)
 
-    found = made.compare()
+    found = made.compare(same_noise=same_noise)
 
-    ssim = next(compared for compared in found.difference if compared.name == "ssim")
-    assert "the pictures are of two sizes, 64*64 and 64*80" in ssim.missing
-    assert found.quality[0].cases == 1, "each is judged by the control image in its own size"
+    (pair,) = found.cases[0].pictures
+    counted = 1 if same_noise else 0
+    assert [one.cases for one in (found.quality[0], found.difference[-3])] == [counted, counted]
+    assert (len(pair.structure), pair.ssim is None) == (2 * counted, not same_noise)
+    assert pair.depth_files.keys() == {"hosted", "local"}
+    said = [note for note in found.notes if "preprocess_depth" in note]
+    assert len(said) == 1 - counted
+
+
+def test_pairs_that_a_measure_leaves_out_are_counted_beside_it(made: Comparing) -> None:
+    for number in range(6):
+        flat = {"data": flat_picture()} if number == 2 else {}
+        made.give("hosted", number)
+        made.give("local", number, **flat)
+
+    structure = made.compare().quality[0]
+
+    assert structure.cases == 5
+    assert structure.caveats[-1] == (
+        "1 of 6 pairs is left out: the depth of the picture is the same everywhere."
+    )
 
 
 def test_prompts_are_judged_where_somebody_can_and_else_the_reason_is_told(
@@ -231,7 +240,7 @@ def test_prompts_are_judged_where_somebody_can_and_else_the_reason_is_told(
     assert agreement.name == "prompt_agreement"
     assert agreement.difference is not None
     assert agreement.difference.value > 20
-    assert any("prompts of 2 cases are longer" in note for note in judged.notes)
+    assert any(note.startswith("2 prompts longer than CLIP reads") for note in judged.notes)
     assert untold.quality[1].missing == "no CLIP here"
 
 
@@ -256,7 +265,7 @@ def test_a_supplied_map_is_taken_as_it_is_and_an_inverted_one_turned(tmp_path: P
         (tmp_path / name).mkdir()
         made = Comparing(tmp_path / name, NAMES[:1], preprocess_depth=False, invert_depth=inverted)
         made.give("hosted", 0)
-        (pair,) = made.compare().cases[0].pictures
+        (pair,) = made.compare(same_noise=True).cases[0].pictures
         differences[name] = pair.structure["hosted"]
 
     assert differences["plain"] == pytest.approx(1, abs=0.01)

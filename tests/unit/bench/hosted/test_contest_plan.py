@@ -6,37 +6,18 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
+from recording_fixtures import plan_of as make
+from recording_fixtures import record, write_suite_file
 
-from depthflux.bench.hosted.plan import (
-    HOSTED_URL,
-    ContestPlan,
-    fingerprint,
-    make_plan,
-    tasks_of,
-)
+from depthflux.bench.hosted.plan import ContestPlan, tasks_of
+from depthflux.bench.hosted.planning import HOSTED_URL, needs_key
 from depthflux.contract import MAX_SEED
 from depthflux.errors import InvalidParameterError, SettingsError
-
-SUITE = """
-[defaults]
-size = "512*512"
-[[case]]
-name = "one"
-control_image = "cube.png"
-prompt = "a red cube"
-seed = 7
-[[case]]
-name = "two"
-control_image = "cube.png"
-prompt = "a blue cube"
-seed = 9_999_999_998
-num_images = 2
-"""
 
 Plan = Callable[..., ContestPlan]
 
@@ -44,14 +25,13 @@ Plan = Callable[..., ContestPlan]
 @pytest.fixture
 def plan_of(tmp_path: Path) -> Plan:
     """Make a plan of two cases and the miniature, changed as a test says."""
-    Image.new("RGB", (32, 32), "red").save(tmp_path / "cube.png")
-    suite = tmp_path / "mine.toml"
-    suite.write_text(SUITE, encoding="utf-8")
+    return partial(make, write_suite_file(tmp_path))
 
-    def make(**changed: Any) -> ContestPlan:
-        return make_plan(**{"suite": suite, "profile": "demo", **changed})
 
-    return make
+@pytest.fixture
+def recorded(plan_of: Plan, tmp_path: Path) -> Path:
+    """The folder of an earlier run against the hosted endpoint."""
+    return record(tmp_path / "recorded", plan_of()).path
 
 
 def test_repetitions_follow_each_other_and_no_picture_is_asked_for_twice(plan_of: Plan) -> None:
@@ -79,10 +59,10 @@ def test_a_task_s_fields_are_its_own(plan_of: Plan) -> None:
 
 
 def test_the_hosted_endpoint_is_asked_unless_another_first_side_is_given(
-    plan_of: Plan, tmp_path: Path
+    plan_of: Plan, recorded: Path
 ) -> None:
     hosted, against = plan_of(), plan_of(against_profile="reference")
-    replayed = plan_of(replay=tmp_path)
+    replayed = plan_of(replay=recorded)
 
     assert (hosted.base_url, hosted.version) == (HOSTED_URL, "v2")
     assert [plan.first_side for plan in (hosted, against, replayed)] == [
@@ -90,7 +70,11 @@ def test_the_hosted_endpoint_is_asked_unless_another_first_side_is_given(
         "against",
         "replay",
     ]
-    assert [plan.needs_key for plan in (hosted, against, replayed)] == [True, False, False]
+    assert [plan.first_name for plan in (hosted, against, replayed)] == [
+        "hosted",
+        "against",
+        "hosted",
+    ]
     assert hosted.profiles == ("demo",)
     assert against.profiles == ("reference", "demo")
 
@@ -100,7 +84,7 @@ def test_an_open_profile_is_what_the_environment_says(plan_of: Plan) -> None:
     opened = plan_of(profile=None)
 
     assert named.profile == "reference"
-    assert named.effective["reference"]["order"] == "diffusers"
+    assert named.effective["reference"].order == "diffusers"
     assert opened.profile == "auto"
 
 
@@ -110,9 +94,9 @@ def test_settings_win_over_profiles_and_the_environment_over_defaults(plan_of: P
         environment={"DEPTHFLUX_THREADS": "3", "DEPTHFLUX_DTYPE": "float32", "PATH": "/bin"},
     )
 
-    assert plan.effective["demo"]["dtype"] == "bfloat16"
-    assert plan.effective["demo"]["threads"] == 3
-    assert plan.effective["demo"]["model"] == "demo"
+    assert plan.effective["demo"].dtype == "bfloat16"
+    assert plan.effective["demo"].threads == 3
+    assert plan.effective["demo"].model == "demo"
 
 
 @pytest.mark.parametrize(
@@ -139,7 +123,7 @@ def test_settings_win_over_profiles_and_the_environment_over_defaults(plan_of: P
         ),
         pytest.param(
             {"price_usd": 0.0},
-            r"price_per_picture=0\.0 is refused; allowed: USD, more than 0",
+            r"price_per_picture=0\.0 is refused; allowed: USD, from 0\.000001 to 1000000",
             id="price",
         ),
         pytest.param(
@@ -150,7 +134,9 @@ def test_settings_win_over_profiles_and_the_environment_over_defaults(plan_of: P
             {"electricity_usd": -1.0}, r"electricity_per_kwh=-1\.0 is refused", id="electricity"
         ),
         pytest.param(
-            {"watts": 1e6}, r"watts=1000000\.0 is refused; allowed: watts, more than 0", id="watts"
+            {"watts": 1e6},
+            r"watts=1000000\.0 is refused; allowed: watts, from 0\.000001 to 100000",
+            id="watts",
         ),
         pytest.param(
             {"version": "v4"}, r"api_version='v4' is refused; allowed: v2 or v3\.", id="version"
@@ -166,14 +152,32 @@ def test_settings_win_over_profiles_and_the_environment_over_defaults(plan_of: P
             id="limit below a task",
         ),
         pytest.param(
-            {"max_cost_usd": 1.0, "price_usd": 0.1, "against_profile": "exact"},
+            {"price_usd": 0.0000009}, r"price_per_picture=9e-07 is refused", id="price of nothing"
+        ),
+        pytest.param(
+            {"max_cost_usd": 1.0, "against_profile": "exact"},
             r"max_cost and against_profile exclude each other: nothing is paid",
             id="limit on nothing",
         ),
         pytest.param(
-            {"max_cost_usd": 1.0, "price_usd": 0.1, "replay": Path("/")},
-            r"max_cost and replay exclude each other: nothing is paid",
-            id="limit on replay",
+            {"version": "v2", "against_profile": "exact"},
+            r"api_version and against_profile exclude each other: the hosted endpoint is not asked",
+            id="version of nobody",
+        ),
+        pytest.param(
+            {"price_usd": 0.1, "against_profile": "exact"},
+            r"price_per_picture and against_profile exclude each other",
+            id="price of nobody",
+        ),
+        pytest.param(
+            {"base_url": "https://a.example", "replay": Path("/")},
+            r"base_url and replay exclude each other",
+            id="address of a recording",
+        ),
+        pytest.param(
+            {"version": "v2", "replay": Path("/")},
+            r"api_version and replay exclude each other",
+            id="version of a recording",
         ),
         pytest.param(
             {"against_profile": "exact", "replay": Path("/")},
@@ -259,57 +263,42 @@ def test_a_slash_at_the_end_makes_no_other_address(plan_of: Plan) -> None:
     assert plan_of(base_url="http://127.0.0.1:8000/").base_url == "http://127.0.0.1:8000"
 
 
-CHANGES: dict[str, dict[str, Any]] = {
-    "repeat": {"repeat": 2},
-    "concurrency": {"concurrency": 2},
-    "sync_mode": {"sync_mode": True},
-    "poll_interval_s": {"poll_interval_s": 1.0},
-    "base_url": {"base_url": "https://a.example"},
-    "version": {"version": "v3"},
-    "first side": {"against_profile": "reference"},
-    "replay": {"replay": Path("/")},
-    "suite": {"suite": "quick"},
-}
-
-
-@pytest.mark.parametrize("name", CHANGES)
-def test_what_decides_what_the_first_side_is_sent_makes_another_fingerprint(
-    name: str, plan_of: Plan
+def test_what_a_recording_cannot_heed_is_refused(
+    plan_of: Plan, recorded: Path, tmp_path: Path
 ) -> None:
-    assert fingerprint(plan_of(**CHANGES[name])) != fingerprint(plan_of())
+    local = record(tmp_path / "local", plan_of(against_profile="reference")).path
+
+    with pytest.raises(InvalidParameterError, match="max_cost and replay exclude each other"):
+        plan_of(replay=recorded, max_cost_usd=1.0, price_usd=0.1)
+    with pytest.raises(InvalidParameterError, match="price_per_picture and replay exclude each"):
+        plan_of(replay=local, price_usd=0.1)
+
+    assert plan_of(replay=recorded, price_usd=0.1).price_usd == 0.1
 
 
-@pytest.mark.parametrize(
-    "changed",
-    [
-        {"price_usd": 0.03},
-        {"price_usd": 0.03, "max_cost_usd": 5.0},
-        {"electricity_usd": 0.3},
-        {"watts": 300.0},
-        {"estimator": Path("/")},
-        {"clip": Path("/")},
-        {"profile": "reference"},
-        {"base_url": HOSTED_URL + "/"},
-        {"poll_interval_s": 0.5},
-    ],
-    ids=str,
-)
-def test_what_only_counts_or_judges_makes_no_other_fingerprint(
-    changed: dict[str, Any], plan_of: Plan
-) -> None:
-    assert fingerprint(plan_of(**changed)) == fingerprint(plan_of())
+def test_without_a_recording_a_suite_is_required(plan_of: Plan, recorded: Path) -> None:
+    with pytest.raises(InvalidParameterError, match="suite: is required; give --suite"):
+        plan_of(suite=None)
+
+    assert plan_of(suite=None, replay=recorded).suite.name == "mine"
 
 
-def test_a_local_first_side_s_settings_make_its_fingerprint(plan_of: Plan) -> None:
-    before = fingerprint(plan_of(against_profile="reference"))
+def test_a_key_is_needed_where_a_task_is_open(plan_of: Plan, tmp_path: Path) -> None:
+    plan = plan_of()
+    half = record(tmp_path / "half", plan, answered=1).path
+    whole = record(tmp_path / "whole", plan, answered=2).path
 
-    assert fingerprint(plan_of(against_profile="exact")) != before
-    assert fingerprint(plan_of(against_profile="reference", settings={"threads": 3})) != before
+    assert needs_key(plan, half, resume=True)
+    assert not needs_key(plan, whole, resume=True)
+    assert needs_key(plan, whole, resume=False)
+    assert not needs_key(plan_of(replay=half), tmp_path / "new", resume=False)
+    assert not needs_key(plan_of(against_profile="reference"), tmp_path / "new", resume=False)
 
 
 def test_planning_imports_no_torch() -> None:
     script = (
-        "import sys; from depthflux.bench.hosted.plan import make_plan, tasks_of; "
+        "import sys; from depthflux.bench.hosted.plan import tasks_of; "
+        "from depthflux.bench.hosted.planning import make_plan; "
         "tasks_of(make_plan(suite='standard', base_url='http://127.0.0.1:1')); "
         "print(sorted({'torch', 'scipy', 'torchmetrics', 'diffusers'} & set(sys.modules)))"
     )

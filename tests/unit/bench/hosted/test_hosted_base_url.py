@@ -14,6 +14,7 @@ from depthflux.bench.hosted.base_url import (
 )
 from depthflux.bench.hosted.client import HostedClient
 from depthflux.bench.hosted.errors import UnreadableAnswerError
+from depthflux.bench.hosted.surroundings import Surroundings
 from depthflux.errors import SettingsError
 
 KEY = "a-key-of-these-tests-0123456789"
@@ -75,8 +76,10 @@ def test_other_base_addresses_are_refused_before_anybody_is_asked(given, why):
     "addresses", [["93.184.216.34"], ["10.0.0.7", "93.184.216.34"], ["2606:4700::1"]]
 )
 def test_a_name_that_leads_to_a_public_address_is_refused_over_http(addresses):
+    around = Surroundings(resolver=named(*addresses))
+
     with pytest.raises(SettingsError, match="unencrypted") as caught:
-        HostedClient("http://box.example", KEY, resolver=named(*addresses))
+        HostedClient("http://box.example", KEY, surroundings=around)
 
     assert "Use https://box.example" in caught.value.fix
 
@@ -86,7 +89,7 @@ def test_a_name_without_an_address_is_refused_over_http():
         raise OSError("no such name")
 
     with pytest.raises(SettingsError, match=r"box\.example cannot be resolved"):
-        HostedClient("http://box.example", KEY, resolver=unknown)
+        HostedClient("http://box.example", KEY, surroundings=Surroundings(resolver=unknown))
 
 
 def test_private_names_may_be_asked_over_http_and_all_over_https():

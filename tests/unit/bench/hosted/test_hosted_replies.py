@@ -46,8 +46,9 @@ def test_a_prediction_is_read_with_all_that_it_tells():
     assert prediction.status == "completed"
     assert prediction.has_ended
     assert prediction.inference_s == pytest.approx(25.73)
-    assert prediction.created_at == "2025-05-19T06:09:15.948268264Z"
     assert (prediction.error, prediction.code) == ("", None)
+    assert prediction.unread == ()
+    assert prediction.is_known
 
 
 @pytest.mark.parametrize("without", OPTIONAL)
@@ -65,7 +66,7 @@ def test_a_prediction_of_an_id_and_a_status_alone_is_enough():
 
     assert prediction.flags is None
     assert prediction.inference_s is None
-    assert (prediction.model, prediction.created_at, prediction.error) == ("", "", "")
+    assert (prediction.model, prediction.error) == ("", "")
     assert prediction.outputs == ()
     assert not prediction.has_ended
 
@@ -102,23 +103,11 @@ def test_a_failed_task_says_why_on_one_line():
         ({"id": "../../steal"}, "data.id='../../steal'"),
         ({"id": "a" * 129}, "data.id="),
         ({"status": None}, "data.status=None"),
-        ({"status": "finished"}, "data.status='finished', where known are cancelled, completed"),
         ({"status": ["completed"]}, "data.status="),
+        ({"status": " "}, "data.status=' ', where known are cancelled, completed"),
         ({"outputs": "https://cdn.example/1.jpg"}, "no list of texts"),
         ({"outputs": [{"url": "x"}]}, "no list of texts"),
         ({"outputs": ["x"] * 17}, "17 entries"),
-        ({"has_nsfw_contents": [0]}, "no list of booleans"),
-        ({"has_nsfw_contents": True}, "no list of booleans"),
-        ({"error": {"text": "x"}}, "data.error="),
-        ({"model": 5}, "data.model=5"),
-        ({"code": "1403"}, "data.code='1403'"),
-        ({"code": True}, "data.code=True"),
-        ({"timings": [1]}, "data.timings="),
-        ({"timings": {"inference": "25"}}, "data.timings.inference='25'"),
-        ({"timings": {"inference": True}}, "which are no milliseconds"),
-        ({"executionTime": -1}, "data.executionTime=-1"),
-        ({"executionTime": 10**400}, "which are no milliseconds"),
-        ({"created_at": 1747634955}, "data.created_at="),
     ],
     ids=lambda value: str(value)[:40],
 )
@@ -129,6 +118,51 @@ def test_a_prediction_of_the_wrong_form_is_refused_by_the_field_at_fault(changed
     assert why in str(caught.value)
     assert "\n" not in str(caught.value)
     assert caught.value.prediction_id == ("" if "id" in changed else ID)
+
+
+@pytest.mark.parametrize(
+    ("changed", "field", "attribute", "instead"),
+    [
+        ({"has_nsfw_contents": [0]}, "data.has_nsfw_contents", "flags", None),
+        ({"has_nsfw_contents": True}, "data.has_nsfw_contents", "flags", None),
+        ({"error": {"text": "x"}}, "data.error", "error", ""),
+        ({"model": 5}, "data.model", "model", ""),
+        ({"code": "1403"}, "data.code", "code", None),
+        ({"code": True}, "data.code", "code", None),
+        ({"timings": [1]}, "data.timings", "inference_s", 25.729),
+        ({"timings": {"inference": "25"}}, "data.timings.inference", "inference_s", 25.729),
+        ({"timings": {"inference": True}}, "data.timings.inference", "inference_s", 25.729),
+        ({"executionTime": -1}, "data.executionTime", "inference_s", 25.73),
+        (
+            {"executionTime": 10**400, "timings": None}, "data.executionTime", "inference_s", None
+        ),
+    ],
+    ids=lambda value: str(value)[:40],
+)  # fmt: skip
+def test_a_field_that_decides_nothing_counts_as_not_told_where_it_cannot_be_read(
+    changed, field, attribute, instead
+):
+    prediction = read_prediction(WHOLE | changed)
+
+    assert prediction.unread == (field,)
+    assert getattr(prediction, attribute) == (
+        instead if not isinstance(instead, float) else pytest.approx(instead)
+    )
+    assert prediction.outputs == ("https://cdn.example/1.jpg",)
+
+
+def test_what_is_not_asked_for_may_be_anything():
+    assert read_prediction(WHOLE | {"created_at": 1747634955, "urls": 5}).unread == ()
+
+
+@pytest.mark.parametrize("status", ["queued", "warming\nup\x1b[31m" + "!" * 500, "Completed"])
+def test_a_status_that_nobody_knows_is_one_of_what_may_be_going_on(status):
+    prediction = read_prediction(WHOLE | {"status": status, "outputs": {"no": "list"}})
+
+    assert not prediction.has_ended
+    assert not prediction.is_known
+    assert prediction.status.isprintable()
+    assert len(prediction.status) <= 60
 
 
 @pytest.mark.parametrize(

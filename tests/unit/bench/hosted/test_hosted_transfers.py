@@ -12,15 +12,14 @@ from client_fixtures import ID, KEY, Asking, envelope, keyed, picture, refusal
 from scripted_server import Reply, ScriptedServer, in_turn
 
 from depthflux.bench.hosted.client import Timeouts
-from depthflux.bench.hosted.downloads import judge_picture
 from depthflux.bench.hosted.errors import (
     HostedError,
     NoAnswerError,
+    NotAskedError,
     UnreachableError,
     UnreadableAnswerError,
     UnusableOutputError,
 )
-from depthflux.images import IsolatedDecoder
 
 #: A self-signed certificate for pictures.example, with its key.
 CERTIFICATE = Path(__file__).parents[2] / "images" / "pictures.example.pem"
@@ -44,7 +43,7 @@ def test_v2_uploads_by_one_form_with_the_key():
     assert asked.headers["content-type"].startswith("multipart/form-data; boundary=")
     assert b'name="file"; filename="room.png"\r\nContent-Type: image/png\r\n\r\n' in asked.body
     assert data in asked.body
-    assert (upload.url, upload.exchanges) == ("https://cdn.example/a.png", 1)
+    assert upload.url == "https://cdn.example/a.png"
     assert asking.exchanges[0].sent == {
         "file": "room.png",
         "bytes": len(data),
@@ -100,7 +99,7 @@ def test_v3_puts_the_bytes_to_a_ticket_without_the_key():
     assert put.headers["content-type"] == "image/png"
     assert "authorization" not in put.headers
     assert keyed(store.asked) == []
-    assert (upload.url, upload.exchanges) == ("https://cdn.example/a.png", 2)
+    assert upload.url == "https://cdn.example/a.png"
     kept = json.dumps([one.as_json() for one in asking.exchanges])
     assert "s3cret" not in kept
     assert "/put" not in kept
@@ -160,9 +159,7 @@ def test_an_output_on_another_port_is_fetched_without_the_key():
     assert asked.path == "/1.png?signature=1"
     assert not {"authorization", "cookie", "referer"} & asked.headers.keys()
     assert keyed(cdn.asked) == []
-    assert (downloaded.data, downloaded.media_type) == (data, "image/jpeg")
-    assert downloaded.headers["x-cache"] == "HIT"
-    assert downloaded.seconds > 0
+    assert downloaded == data
     exchange = asking.exchanges[-1]
     assert (exchange.address, exchange.body, exchange.size) == (
         f"{cdn.url}/1.png", None, len(data),
@@ -182,7 +179,7 @@ def test_an_output_at_another_private_address_is_refused():
         ScriptedServer(Reply(picture())) as server,
         ScriptedServer(Reply(picture())) as other,
         Asking(server) as asking,
-        pytest.raises(UnusableOutputError, match="leads to a private") as caught,
+        pytest.raises(NotAskedError, match="leads to a private") as caught,
     ):
         asking.client.download(f"{other.url}/1.jpeg?token=1")
 
@@ -202,7 +199,7 @@ def test_a_redirect_of_an_output_is_judged_anew():
                 asking.client.download(f"{server.url}/1.jpeg")
             before = len(other.asked)
             with Asking(server, allow_private=True) as asking:
-                data = asking.client.download(f"{server.url}/1.jpeg").data
+                data = asking.client.download(f"{server.url}/1.jpeg")
 
     assert before == 0
     assert data == picture()
@@ -312,16 +309,31 @@ def test_a_download_is_tried_again_after_what_may_pass(passing):
     assert asking.pauses == [1.0, 2.0]
 
 
-def test_a_picture_that_is_gone_is_not_tried_again():
+@pytest.mark.parametrize("status", [403, 404, 410])
+def test_a_picture_that_is_gone_after_all_retries_is_called_unusable(status):
     with (
-        ScriptedServer(refusal(404)) as server,
+        ScriptedServer(refusal(status)) as server,
         Asking(server) as asking,
-        pytest.raises(UnusableOutputError, match="404 Not Found") as caught,
+        pytest.raises(UnusableOutputError, match=f"answered {status}") as caught,
     ):
         asking.client.download(f"{server.url}/1.jpeg")
 
-    assert caught.value.status == 404
-    assert len(server.asked) == 1
+    assert caught.value.status == status
+    assert len(server.asked) == 6
+
+
+@pytest.mark.parametrize("status", [402, 429, 500, 503])
+def test_a_picture_that_cannot_be_had_just_now_is_not_called_unusable(status):
+    with (
+        ScriptedServer(refusal(status)) as server,
+        Asking(server) as asking,
+        pytest.raises(HostedError, match=f"answered {status}.*try again later") as caught,
+    ):
+        asking.client.download(f"{server.url}/1.jpeg?signature=1")
+
+    assert not isinstance(caught.value, UnusableOutputError)
+    assert caught.value.status == status
+    assert "signature" not in str(caught.value)
 
 
 def test_a_name_that_is_not_known_just_now_is_tried_again():
@@ -378,16 +390,5 @@ def test_base64_and_data_uris_are_outputs_too(form):
     with Asking("http://127.0.0.1:1") as asking:
         downloaded = asking.client.download(form.format(base64.b64encode(data).decode()))
 
-    assert (downloaded.data, downloaded.media_type) == (data, "image/png")
-    assert downloaded.seconds == 0
+    assert downloaded == data
     assert asking.exchanges == []
-
-
-def test_a_size_is_believed_once_the_picture_was_decoded():
-    with IsolatedDecoder() as decoder:
-        judged = judge_picture(picture("PNG", (48, 20)), decoder)
-        broken = picture("PNG", (48, 20)).replace(b"IDAT", b"IDAT\x00", 1)
-        with pytest.raises(UnusableOutputError, match="output="):
-            judge_picture(broken, decoder)
-
-    assert (judged.media_type, judged.width, judged.height) == ("image/png", 48, 20)

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from run_fixtures import completed, facts, failed, make_suite, picture, tasks_of_suite
 
-from depthflux.bench.hosted.folder import MeasuredEnergy, RunFolder
+from depthflux.bench.hosted.folder import RunFolder
 from depthflux.bench.hosted.measures import Prices, Recorded, busy_spans, describe_side, read_side
 from depthflux.bench.hosted.plan import Task
+from depthflux.bench.hosted.run_files import MeasuredEnergy
 
 NO_PRICES = Prices(None, None, None)
 
@@ -55,12 +56,12 @@ def test_every_task_is_counted_once(folder: RunFolder, tasks: list[Task]) -> Non
     described = describe_side(side, Prices(0.03, None, None), is_recorded=False)
 
     assert described.counts.model_dump() == {
-        "tasks": 6, "completed": 2, "failed": 2, "lost": 1, "not_run": 1,
-        "pictures": 2, "exact_size": 1, "flagged": 1,
+        "tasks": 6, "completed": 2, "failed": 2, "lost": 1, "timed": 2, "not_run": 1,
+        "pictures": 2, "exact_size": 1, "told_safety": 2, "flagged": 1,
     }  # fmt: skip
     assert [failure.task for failure in described.failures] == [task.key for task in tasks[2:5]]
     assert described.cost.usd_total == pytest.approx(4 * 0.03)
-    assert described.cost.usd_per_picture == 0.03
+    assert described.cost.usd_per_picture == pytest.approx(4 * 0.03 / 2)
     assert described.formats == {"image/png": 2}
     assert described.recorded_at == ""
 
@@ -82,7 +83,7 @@ def test_times_are_those_of_tasks_that_were_seen(folder: RunFolder, tasks: list[
         recorded(folder, tasks, *outcomes, unseen), NO_PRICES, is_recorded=False
     )
 
-    assert described.counts.completed == 6
+    assert (described.counts.completed, described.counts.timed) == (6, 5)
     assert described.seconds.total is not None
     assert (described.seconds.total.count, described.seconds.total.p50.value) == (5, 3.0)
     assert described.seconds.inference is None

@@ -138,12 +138,26 @@ def test_threads_together_never_take_more_than_the_limit() -> None:
 def test_the_hosted_side_costs_its_price_and_what_never_came_is_in_the_sum() -> None:
     cost = hosted_cost(charged_pictures=36, received_pictures=34, price_usd=0.03)
 
-    assert cost.usd_per_picture == 0.03
+    assert cost.usd_per_picture == pytest.approx(1.08 / 34)
     assert cost.usd_total == 1.08
     assert cost.mean_watts is None
     assert cost.how == (
-        "The price that was given, times the pictures that count as paid. 2 of them never came: "
-        "their tasks failed once taken, or were lost."
+        "36 pictures count as paid, at the price of 0.03 USD each that was given. 2 of them never "
+        "came, since their tasks failed once taken or were lost, so a picture that came costs more "
+        "than that."
+    )
+
+
+def test_a_hosted_picture_costs_the_price_where_all_came_and_is_unknown_where_none_did() -> None:
+    all_came = hosted_cost(charged_pictures=3, received_pictures=3, price_usd=0.03)
+    none_came = hosted_cost(charged_pictures=1, received_pictures=0, price_usd=0.03)
+
+    assert (all_came.usd_per_picture, all_came.usd_total) == (0.03, 0.09)
+    assert all_came.how == "3 pictures count as paid, at the price of 0.03 USD each that was given."
+    assert (none_came.usd_per_picture, none_came.usd_total) == (None, 0.03)
+    assert none_came.how == (
+        "1 picture counts as paid, at the price of 0.03 USD each that was given. 1 of them never "
+        "came, since its task failed once taken or was lost."
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from depthflux.bench.hosted.folder import RunFolder
 from depthflux.bench.hosted.manifest import MOST_TOLD, verify, write_manifest
-from depthflux.errors import InvalidParameterError
+from depthflux.errors import InvalidParameterError, OutputError
 
 
 @pytest.fixture
@@ -58,6 +58,34 @@ def test_of_many_differences_the_first_are_told_and_the_rest_counted(recording: 
         verify(recording)
 
     assert len(list(recording.glob("stray-*"))) == MOST_TOLD + 5
+
+
+def test_what_is_half_written_is_no_file_of_a_run(recording: Path) -> None:
+    half = recording / "hosted/ant-0/.outcome.json.0123456789abcdef"
+    half.write_text("{")
+
+    write_manifest(RunFolder(recording))
+
+    half.unlink()
+    assert len(verify(recording).files) == 4
+
+
+def test_a_file_that_cannot_be_read_is_told_with_what_to_do(recording: Path) -> None:
+    (recording / "nowhere.json").symlink_to("not-there")
+
+    with pytest.raises(OutputError, match=r"nowhere\.json: No such file or directory; go on with"):
+        write_manifest(RunFolder(recording))
+
+    assert (recording / "manifest.json").exists()
+
+
+def test_a_size_that_is_not_the_file_s_is_told(recording: Path) -> None:
+    manifest = json.loads((recording / "manifest.json").read_bytes())
+    manifest["files"][0]["bytes"] += 1
+    (recording / "manifest.json").write_text(json.dumps(manifest))
+
+    with pytest.raises(InvalidParameterError, match=r"hosted/ant-0/0\.jpg was changed"):
+        verify(recording)
 
 
 def test_an_empty_change_of_a_byte_is_seen(recording: Path) -> None:

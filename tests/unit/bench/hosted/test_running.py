@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import _thread
+import shutil
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,12 +13,20 @@ import pytest
 from run_fixtures import FIELDS, ScriptedSide, completed, failed, make_suite, tasks_of_suite
 
 from depthflux.bench.hosted.errors import KeyRefusedError, UnreachableError
-from depthflux.bench.hosted.folder import Intent, RunFolder, Submission
+from depthflux.bench.hosted.folder import RunFolder
 from depthflux.bench.hosted.money import Budget
 from depthflux.bench.hosted.outcomes import Outcome
 from depthflux.bench.hosted.plan import Task
-from depthflux.bench.hosted.running import LOST_IN_A_ROW, Runner, charged_pictures
-from depthflux.errors import CancelledError, GenerationError, SettingsError
+from depthflux.bench.hosted.run_files import Intent, Submission
+from depthflux.bench.hosted.running import LOOK_S, LOST_IN_A_ROW, Runner, charged_pictures
+from depthflux.errors import (
+    CancelledError,
+    GenerationError,
+    InvalidParameterError,
+    OutputError,
+    SettingsError,
+    WeightsMissingError,
+)
 
 
 class Run:
@@ -104,10 +114,13 @@ def test_a_failed_task_is_an_outcome_and_no_end(run: Run) -> None:
 @pytest.mark.parametrize(
     ("error", "kind", "code"),
     [
-        (KeyRefusedError("the key was refused.", status=401), SettingsError, 3),
-        (UnreachableError("nobody is there."), GenerationError, 1),
+        (KeyRefusedError("the key was refused.", status=401), KeyRefusedError, 3),
+        (UnreachableError("nobody is there."), UnreachableError, 1),
+        (OutputError("the disk is full.", field="out"), OutputError, 2),
+        (InvalidParameterError("the suite was changed."), InvalidParameterError, 2),
+        (WeightsMissingError("no model."), WeightsMissingError, 3),
     ],
-    ids=["key", "unreachable"],
+    ids=["key", "unreachable", "disk", "suite", "weights"],
 )
 def test_what_ends_all_stops_the_sending_and_says_how_to_go_on(
     error: Exception, kind: type[Exception], code: int, run: Run
@@ -118,18 +131,65 @@ def test_what_ends_all_stops_the_sending_and_says_how_to_go_on(
             raise error
         return completed(run.folder, "hosted", task)
 
-    side = run.side(answer)
+    side, said = run.side(answer), str(error)
 
     with pytest.raises(kind, match=r"2 of 10 tasks of hosted are done; 2 pictures") as caught:
         go(run.runner(side, budget=Budget(0.5, None)))
 
     assert str(caught.value) == (
-        f"{error} 2 of 10 tasks of hosted are done; 2 pictures count as paid (1 USD). "
+        f"{said} 2 of 10 tasks of hosted are done; 2 pictures count as paid (1 USD). "
         "Run the same command with --resume to go on."
     )
     assert caught.value.exit_code == code  # type: ignore[attr-defined]
     assert side.asked == run.keys[:3]
     assert run.state(run.keys[2]) == "new"
+
+
+def test_what_was_sent_counts_as_paid_where_the_folder_is_gone(run: Run) -> None:
+    def answer(task: Task) -> Outcome:
+        if task.key == run.keys[2]:
+            shutil.rmtree(run.folder.path)
+            raise OutputError("it is gone.")
+        return completed(run.folder, "hosted", task)
+
+    with pytest.raises(OutputError, match="2 of 10 tasks of hosted are done; 3 pictures count"):
+        go(run.runner(run.side(answer)))
+
+    assert not run.folder.path.exists()
+
+
+def test_what_helps_against_an_error_is_told_whatever_has_become_of_it(run: Run) -> None:
+    error = SettingsError("the key was refused.", fix="Set another one.")
+    side = run.side(failing(error))
+    side.prepare = failing(error)  # type: ignore[assignment, method-assign]
+
+    with pytest.raises(SettingsError, match=r"Set another one\. 0 of 10 tasks") as caught:
+        run.runner(side).prepare()
+
+    assert caught.value.fix == "Set another one."
+
+
+def failing(error: Exception) -> Callable[[object], Outcome]:
+    """What raises an error whatever it is asked."""
+
+    def answer(_: object) -> Outcome:
+        raise error
+
+    return answer
+
+
+def test_no_error_is_lost_where_several_tasks_meet_one(run: Run) -> None:
+    both = threading.Barrier(2)
+
+    def answer(task: Task) -> Outcome:
+        both.wait(30)
+        raise OutputError(f"the disk is full; the id of {task.key} is here alone.")
+
+    with pytest.raises(OutputError, match="is here alone") as caught:
+        go(run.runner(run.side(answer), concurrency=2))
+
+    told = " ".join([str(caught.value), *run.said])
+    assert all(f"the id of {key} is here alone" in told for key in run.keys[:2])
 
 
 def test_a_side_that_loses_one_task_after_the_other_is_not_sent_more(run: Run) -> None:
@@ -208,11 +268,9 @@ def test_nothing_is_prepared_where_nothing_is_to_be_sent(run: Run) -> None:
     for key in run.keys:
         run.folder.task("hosted", key).end(failed(key))
     side = run.side(lambda task: failed(task.key))
-    runner = run.runner(side)
 
-    go(runner)
+    go(run.runner(side))
 
-    assert runner.is_done
     assert side.prepared == side.asked == []
 
 
@@ -237,6 +295,48 @@ def test_ctrl_c_lets_what_is_being_sent_be_noted_and_ends_the_waiting(run: Run) 
     assert caught.value.exit_code == 130
     assert run.state(run.keys[1]) == "submitted"
     assert side.asked == run.keys[:2]
+
+
+def test_ctrl_c_waits_for_the_answer_to_what_was_just_sent(run: Run) -> None:
+    """Within `join` it makes Python 3.11 take a thread for ended."""
+
+    def answer(task: Task) -> Outcome:
+        time.sleep(LOOK_S / 2)  # the main thread waits by now
+        _thread.interrupt_main()
+        assert run.stop.wait(30)
+        time.sleep(0.5)
+        return completed(run.folder, "hosted", task)
+
+    with pytest.raises(CancelledError, match="1 of 10 tasks of hosted are done"):
+        go(run.runner(run.side(answer)))
+
+    assert run.state(run.keys[0]) == "ended"
+
+
+def test_a_second_ctrl_c_waits_for_what_is_being_written_and_no_longer(run: Run) -> None:
+    written, ends = threading.Event(), threading.Event()
+
+    def answer(task: Task) -> Outcome:
+        _thread.interrupt_main()
+        assert run.stop.wait(30)
+        _thread.interrupt_main()
+        if task.key == run.keys[0]:
+            time.sleep(0.5)
+            run.folder.task("hosted", task.key).submit(Submission(prediction="1" * 32))
+            written.set()
+        ends.wait(30)
+        raise CancelledError("cancelled.")
+
+    began = time.monotonic()
+    with pytest.raises(CancelledError, match="0 of 10 tasks of hosted are done"):
+        go(run.runner(run.side(answer)))
+    seconds = time.monotonic() - began
+    was_written = written.is_set()
+    ends.set()
+
+    assert was_written
+    assert run.state(run.keys[0]) == "submitted"
+    assert seconds < 10, "the thread itself would have waited for half a minute"
 
 
 def test_a_mistake_of_ours_is_told_as_it_is(run: Run) -> None:

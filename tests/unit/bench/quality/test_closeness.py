@@ -45,6 +45,33 @@ def test_equal_pictures_are_equal_and_have_no_psnr():
     assert closeness(picture(40, 60), picture(40, 60)) == Closeness(1.0, None, True)
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: np.tile(np.linspace(0, 255, 512).astype(np.uint8)[:, None, None], (1, 512, 3)),
+        lambda: np.full((512, 512, 3), 255, np.uint8),
+        lambda: picture(512, 512),
+    ],
+    ids=["gradient", "white", "noise"],
+)
+def test_the_ssim_of_equal_pictures_is_1_and_not_nearly_so(make):
+    measured = closeness(make(), make())
+
+    assert measured.ssim == 1.0
+
+
+def test_ssim_never_leaves_its_range():
+    white = np.full((512, 512, 3), 255, np.uint8)
+    nearly = white.copy()
+    nearly[0, 0, 0] = 254
+
+    measured = closeness(white, nearly)
+
+    assert measured.is_equal is False
+    assert measured.ssim is not None
+    assert 0.999 < measured.ssim <= 1.0
+
+
 def test_psnr_is_that_of_the_mean_squared_error():
     first = np.full((32, 48, 3), 100, np.uint8)
     second = first.copy()
@@ -229,7 +256,8 @@ def test_without_weights_lpips_says_where_they_were_looked_for(package, tmp_path
     path, missing = result["found"]
     assert path is None
     assert missing.startswith("LPIPS is not measured: ")
-    assert str(tmp_path / "empty" / "hub" / "checkpoints" / ALEXNET_FILE) in missing
+    assert f" hub/checkpoints/{ALEXNET_FILE} is not there" in missing
+    assert str(tmp_path) not in missing
     assert "nothing is downloaded" in missing
 
 
@@ -293,6 +321,24 @@ def test_a_damaged_or_foreign_file_of_weights_is_refused(package, cache, tmp_pat
         assert messages[name].startswith(f"{tmp_path / name}.pth {said}: ")
         assert "\n" not in messages[name]
     assert not (cache / "ran").exists()
+
+
+def test_a_torchmetrics_without_its_unloaded_network_is_a_reason(package, cache):
+    result = run_apart(
+        package,
+        cache,
+        """
+        import torchmetrics.functional.image.lpips as theirs
+
+        del theirs._NoTrainLpips
+        say(found=find_alexnet())
+        """,
+    )
+
+    path, missing = result["found"]
+    assert path is None
+    assert missing.startswith("LPIPS is not measured: torchmetrics ")
+    assert missing.endswith("gives no network without weights, and a newer or older one may")
 
 
 def test_a_torchvision_that_cannot_be_imported_is_a_reason(tmp_path):

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from depthflux.bench.hosted.document import Bounded
+from depthflux.bench.document import Bounded
 from depthflux.bench.quality.statistics import (
     MIN_CASES,
+    cut,
     mean,
     paired_difference,
     paired_ratio,
@@ -200,17 +201,51 @@ def test_what_is_not_finite_is_refused(compute, bad):
         (0.9, 1.1, False, 1.0, "no difference shown"),
         (0.1, 0.3, None, 0.0, "unknown"),
         (None, None, True, 0.0, "unknown"),
+        (0.1, None, True, 0.0, "better"),
+        (-0.1, None, True, 0.0, "no difference shown"),
+        (None, 0.9, False, 1.0, "better"),
     ],
 )
 def test_nothing_is_called_better_within_the_interval(
     low, high, higher_is_better, neutral, expected
 ):
-    middle = 0.2 if low is None else (low + high) / 2
+    ends = [end for end in (low, high) if end is not None]
+    middle = sum(ends) / len(ends) if ends else 0.2
     difference = Bounded(value=middle, low=low, high=high)
 
     said = verdict(difference, MIN_CASES, higher_is_better=higher_is_better, neutral=neutral)
 
     assert said == expected
+
+
+def test_a_bound_that_lies_infinitely_far_is_none_so_that_a_document_can_hold_it():
+    # Most resamples of these are one value over and over, which has no error of its own.
+    found = mean([0.0, 0.0, 0.0, 0.0, 0.0, 1.0])
+
+    assert found is not None
+    assert found.high is None
+    assert found.low is not None
+    assert found.low < 0
+
+
+def test_times_that_nothing_could_have_taken_overflow_nothing():
+    first = {name: 1e-300 for name in "abc"}
+    second = {"a": 5e300, "b": 1.0, "c": 1.0}
+
+    ratio, cases = paired_ratio(first, second)
+
+    assert cases == 3
+    assert ratio is not None
+    assert math.isfinite(ratio.value)
+    assert ratio.high is None
+
+
+def test_an_interval_ends_with_its_measure_s_range():
+    wide = Bounded(value=0.9, low=-1.2, high=1.1)
+
+    assert cut(wide, -1.0, 1.0) == Bounded(value=0.9, low=-1.0, high=1.0)
+    assert cut(wide, None, None) == wide
+    assert cut(Bounded(value=0.9, low=None, high=None), 0.0, 1.0).high is None
 
 
 def test_too_few_cases_have_no_verdict_however_clear_they_look():

@@ -1,6 +1,8 @@
 """depthflux.bench.quality.structure: the packaged estimator on example scenes, known maps."""
 
 import io
+import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from depthflux.bench.quality.structure import (
     agreement,
     depth_png,
     find_judge,
+    is_same_estimator,
 )
 from depthflux.depth.estimator import EstimatorCard
 from depthflux.errors import NonFiniteError, WeightsMissingError
@@ -219,6 +222,19 @@ def test_the_settings_estimator_judges_where_none_is_named():
     assert judge == (demo_folder() / "depth_estimator", "")
 
 
+def test_a_copy_of_an_estimator_is_the_same_one_and_another_size_is_not(tmp_path):
+    own, copy, larger = demo_folder() / "depth_estimator", tmp_path / "copy", tmp_path / "larger"
+    shutil.copytree(own, copy)
+    shutil.copytree(own, larger)
+    config = json.loads((own / "config.json").read_text())
+    config["backbone_config"]["hidden_size"] = 384
+    (larger / "config.json").write_text(json.dumps(config))
+
+    assert is_same_estimator(own, own)
+    assert is_same_estimator(own, copy)
+    assert not is_same_estimator(own, larger)
+
+
 def test_without_an_estimator_there_is_a_reason_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
 
@@ -226,5 +242,5 @@ def test_without_an_estimator_there_is_a_reason_in_one_line(tmp_path, monkeypatc
 
     assert judge.path is None
     assert judge.missing.startswith("there is no depth estimator")
-    assert str(tmp_path) in judge.missing
+    assert str(tmp_path) not in judge.missing
     assert "\n" not in judge.missing

@@ -12,7 +12,7 @@ from typing import Any
 
 from unit.bench.report.sample_cases import PROMPTS, make_cases
 
-from depthflux.bench.hosted.document import (
+from depthflux.bench.document import (
     Bounded,
     CaseFigures,
     Compared,
@@ -23,7 +23,7 @@ from depthflux.bench.hosted.document import (
     Plan,
     Quantiles,
     Side,
-    Times,
+    TimeQuantiles,
 )
 
 
@@ -136,7 +136,7 @@ def _local_side() -> Side:
 
 
 def _failed_side(name: str, label: str, error: str) -> Side:
-    nothing = Times(submit=None, queue=None, inference=None, download=None, total=None)
+    nothing = TimeQuantiles(submit=None, queue=None, inference=None, download=None, total=None)
     return _side(
         name,
         label,
@@ -145,9 +145,11 @@ def _failed_side(name: str, label: str, error: str) -> Side:
             completed=0,
             failed=11,
             lost=1,
+            timed=0,
             not_run=0,
             pictures=0,
             exact_size=0,
+            told_safety=0,
             flagged=None,
         ),
         failures=[
@@ -231,6 +233,10 @@ def _side(name: str, label: str, **given: Any) -> Side:
         "profile": "",
         "settings": {},
         "device": "",
+        "gpu": {},
+        "concurrency": 2,
+        "poll_interval_seconds": 0.5,
+        "sync_mode": False,
         "recorded_at": "",
         "wall_seconds": 93.0,
         "pictures_per_minute": 15.5,
@@ -249,15 +255,17 @@ def _counts(*, tasks: int, completed: int, failed: int, flagged: int) -> Counts:
         completed=completed,
         failed=failed,
         lost=0,
+        timed=completed,
         not_run=0,
         pictures=completed,
         exact_size=completed,
+        told_safety=completed,
         flagged=flagged,
     )
 
 
-def _times(total: float, *, seed: int, inference: float | None) -> Times:
-    return Times(
+def _times(total: float, *, seed: int, inference: float | None) -> TimeQuantiles:
+    return TimeQuantiles(
         submit=_quantiles(0.2, seed),
         queue=None if inference is None else _quantiles(0.25, seed + 10),
         inference=None if inference is None else _quantiles(inference, seed + 20),
@@ -289,6 +297,7 @@ def _compared(name: str, **given: Any) -> Compared:
         "cases": 0,
         "verdict": "unknown",
         "missing": "",
+        "caveats": [],
     }
     return Compared(**{**values, **given})
 
@@ -300,7 +309,7 @@ def _speed(cases: list[CaseFigures], first: str, second: str) -> list[Compared]:
     ]
     return [
         _compared(
-            "total_seconds",
+            "total_time",
             unit="seconds",
             how="Median total time of each case; the ratio is a geometric mean over cases",
             higher_is_better=False,
@@ -312,7 +321,7 @@ def _speed(cases: list[CaseFigures], first: str, second: str) -> list[Compared]:
             verdict="better",
         ),
         _compared(
-            "inference_seconds",
+            "inference_time",
             unit="seconds",
             how="As reported by the sides.",
             higher_is_better=False,

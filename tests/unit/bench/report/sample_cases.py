@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image, ImageEnhance, ImageFilter
 
-from depthflux.bench.hosted.document import CaseFigures, PictureFigures
+from depthflux.bench.document import CaseFigures, PictureFigures
 
 EXAMPLES = Path(__file__).parents[4] / "examples"
 SCENES = ("one-object", "two-objects", "three-objects")

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from depthflux.bench.hosted.document import Bounded, Compared, Quantiles
+from depthflux.bench.document import Bounded, Compared, Quantiles
 from depthflux.bench.report.charts import (
     Scale,
     axis_strip,
@@ -32,6 +32,7 @@ def compared(value: float, low: float | None, high: float | None, **given: objec
         "cases": 12,
         "verdict": "unknown",
         "missing": "",
+        "caveats": [],
     }
     return Compared.model_validate({**values, **given})
 

@@ -15,9 +15,9 @@ from markupsafe import escape
 from PIL import Image
 from unit.bench.report.sample import failed_document, hosted_document, profiles_document
 
-from depthflux.bench.hosted.document import Document
+from depthflux.bench.document import Compared, Document
 from depthflux.bench.report.page import page
-from depthflux.bench.report.words import plain
+from depthflux.bench.report.words import as_line
 
 VOID = {"meta", "link", "img", "input", "br"}
 #: Elements of SVG that the charts write as empty ones.
@@ -214,7 +214,7 @@ def test_a_page_of_failures_has_all_of_them_and_no_figures() -> None:
     text = page(document, Path("no such folder")).decode()
 
     assert text.count("HTTP 502: Bad Gateway") == 24
-    assert "No task was completed, so there are no times." in text
+    assert "No task was completed and seen from its beginning, so there are no times." in text
     assert "No side has a picture of this case." in text
     assert "<img" not in text
 
@@ -261,6 +261,83 @@ def test_pairs_beyond_the_page_s_room_are_linked(tmp_path: Path) -> None:
     assert Parsed(text).problems == []
 
 
+def test_cases_without_a_pair_take_a_place_of_the_page_too(hosted: Document, run: Path) -> None:
+    case = hosted.cases[0].model_copy(update={"pictures": []})
+    crowd = [case.model_copy(update={"name": f"case-{number}"}) for number in range(60)]
+
+    text = page(hosted.model_copy(update={"cases": crowd}), run).decode()
+
+    assert text.count("<img") == 2 * 40, "of each the control image and its depth"
+    assert text.count("No side has a picture of this case.") == 60
+
+
+def test_of_many_linked_pictures_the_rest_is_counted(hosted: Document, run: Path) -> None:
+    pair = hosted.cases[0].pictures[0]
+    pairs = [pair.model_copy(update={"task": f"case-00-{number}"}) for number in range(120)]
+    case = hosted.cases[0].model_copy(update={"pictures": pairs})
+
+    text = page(hosted.model_copy(update={"cases": [case]}), run).decode()
+
+    assert "80 not inside this page, linked" in text
+    assert "And 30 more, in the run&#39;s folder." in text or "And 30 more, in the run's" in text
+    assert "case-00-89, seed" in text
+    assert "case-00-90, seed" not in text
+
+
+def test_of_many_failures_the_rest_is_counted(hosted: Document, run: Path) -> None:
+    failure = hosted.sides[0].failures[0]
+    failures = [failure.model_copy(update={"task": f"lost-{number}"}) for number in range(150)]
+    sides = [hosted.sides[0].model_copy(update={"failures": failures}), hosted.sides[1]]
+
+    text = page(hosted.model_copy(update={"sides": sides}), run).decode()
+
+    assert "And 50 more, in report.json." in text
+    assert "<bdi>lost-99</bdi>" in text
+    assert "<bdi>lost-100</bdi>" not in text
+
+
+def test_what_a_verdict_cannot_be_read_without_stands_in_the_summary_and_beside_times(
+    hosted: Document, run: Path
+) -> None:
+    document = hosted.model_copy(
+        update={
+            "quality": [with_caveat(hosted.quality[0], "One judged."), *hosted.quality[1:]],
+            "speed": [with_caveat(hosted.speed[0], "It was hot."), *hosted.speed[1:]],
+        }
+    )
+
+    text = page(document, run).decode()
+
+    assert "over 12 cases). One judged.</span>" in text
+    assert "over 12 cases). It was hot.</span>" in text
+    assert '<p class="faint">structure: One judged.</p>' in text
+    assert '<p class="faint">total time: It was hot.</p>' in text
+
+
+def with_caveat(compared: Compared, caveat: str) -> Compared:
+    return compared.model_copy(update={"caveats": [caveat]})
+
+
+@pytest.mark.parametrize("profile", ["", "demo"], ids=["hosted", "profile"])
+def test_only_of_a_hosted_side_it_is_said_that_its_reading_of_pictures_is_unknown(
+    hosted: Document, run: Path, profile: str
+) -> None:
+    first = hosted.sides[0].model_copy(update={"profile": profile})
+
+    text = page(hosted.model_copy(update={"sides": [first, hosted.sides[1]]}), run).decode()
+
+    assert ("takes it for a depth map is not documented" in text) is (not profile)
+    assert "The sides ran one after the other and never at a time" in text
+
+
+def test_the_driver_stands_in_the_provenance(hosted: Document, run: Path) -> None:
+    second = hosted.sides[1].model_copy(update={"gpu": {"driver_version": "570.1"}})
+
+    text = page(hosted.model_copy(update={"sides": [hosted.sides[0], second]}), run).decode()
+
+    assert "depthflux exact, GPU, driver_version</th><td><code>570.1</code>" in text
+
+
 @pytest.mark.parametrize("hostile", HOSTILE)
 @pytest.mark.parametrize("kind", ["hosted", "failed"])
 def test_strangers_texts_add_no_element_and_no_attribute(
@@ -280,5 +357,5 @@ def test_strangers_texts_add_no_element_and_no_attribute(
     )
     assert shape == wanted
     assert Parsed(text).problems == []
-    assert str(escape(plain(hostile))) in text
+    assert str(escape(as_line(hostile))) in text
     assert not set(text) & {"\u202e", "\u2066", "\x1b"}

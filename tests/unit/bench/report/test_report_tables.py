@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 from unit.bench.report.sample import failed_document, hosted_document, profiles_document
 
-from depthflux.bench.hosted.document import Bounded, Compared, Verdict
+from depthflux.bench.document import Bounded, Compared, Document, TimeQuantiles, Verdict
 from depthflux.bench.report.table import Table, tables
 from depthflux.bench.report.words import (
+    as_line,
+    difference,
     figure,
-    plain,
     sentence,
-    verdict,
+    verdict_words,
     why_missing,
     with_interval,
 )
@@ -50,6 +51,7 @@ def compared(
         cases=12,
         verdict=said,
         missing="" if difference else "no case has a pair",
+        caveats=[],
     )
 
 
@@ -85,6 +87,38 @@ def test_an_interval_says_how_many_digits_count(bounded: Bounded, text: str) -> 
     assert with_interval(bounded) == text
 
 
+@pytest.mark.parametrize(
+    ("bounded", "neutral", "text"),
+    [
+        (Bounded(value=1.8, low=1.004, high=3.8), 1.0, "1.8 [1.004, 3.8]"),
+        (Bounded(value=0.4, low=0.1, high=0.9996), 1.0, "0.40 [0.10, 0.9996]"),
+        (Bounded(value=0.0004, low=0.0001, high=0.03), 0.0, "0.0004 [0.0001, 0.030]"),
+        (Bounded(value=1.8, low=1.00000004, high=3.8), 1.0, "1.8 [>1, 3.8]"),
+        (Bounded(value=-0.4, low=-0.9, high=-1e-9), 0.0, "−0.40 [−0.90, <0]"),
+        (Bounded(value=1.8, low=0.996, high=3.8), 1.0, "1.8 [1.0, 3.8]"),
+        (Bounded(value=1.8, low=1.004, high=None), 1.0, "1.80 [1.004, -]"),
+    ],
+    ids=["above", "below", "value too", "just above", "just below", "within", "one bound"],
+)
+def test_a_bound_that_rounding_would_put_on_the_neutral_value_has_more_digits(
+    bounded: Bounded, neutral: float, text: str
+) -> None:
+    assert with_interval(bounded, neutral=neutral) == text
+
+
+def test_no_verdict_contradicts_the_interval_that_stands_beside_it(tmp_path: Path) -> None:
+    slower = compared(
+        Bounded(value=1.8, low=1.004, high=3.8), said="worse", is_ratio=True, higher=False
+    )
+    better = compared(Bounded(value=0.2, low=0.003, high=0.4), said="better")
+
+    assert difference(slower) == "× 1.8 [1.004, 3.8]"
+    assert difference(better) == "+0.20 [+0.003, +0.40]"
+    sides = hosted_document(tmp_path).sides
+    assert "(1.8 [1.004, 3.8] times as long" in sentence(slower, sides)
+    assert "(+0.20 [+0.003, +0.40] rho" in sentence(better, sides)
+
+
 def test_a_signed_difference_that_rounds_to_nothing_has_no_sign() -> None:
     bounded = Bounded(value=-0.004, low=-0.7, high=0.6)
 
@@ -100,6 +134,7 @@ def test_a_signed_difference_that_rounds_to_nothing_has_no_sign() -> None:
         ("worse", True, "slower"),
         ("no difference shown", True, "no difference shown"),
         ("unknown", False, "too few cases to say"),
+        ("not comparable", True, "not comparable"),
     ],
 )
 def test_a_verdict_is_put_in_words(said: Verdict, is_ratio: bool, words: str) -> None:
@@ -107,7 +142,7 @@ def test_a_verdict_is_put_in_words(said: Verdict, is_ratio: bool, words: str) ->
         Bounded(value=1.0, low=0.5, high=2.0), said=said, is_ratio=is_ratio, higher=not is_ratio
     )
 
-    assert verdict(one) == words
+    assert verdict_words(one) == words
 
 
 def test_a_sentence_calls_nothing_better_within_the_interval(tmp_path: Path) -> None:
@@ -168,6 +203,7 @@ def test_differences_of_pictures_say_what_they_mean(kind: str, tmp_path: Path) -
     apart = titled(tables(make(tmp_path)), "Difference")
 
     meaning = "nothing of which is better" if kind == "hosted" else "the same noise"
+    assert ("no quality" in apart.title) is (kind == "hosted")
     assert meaning in apart.lines[-1]
     assert apart.rows[0] == ("SSIM, 0 to 1", "0.41 [0.36, 0.47]", "12")
 
@@ -205,7 +241,7 @@ def test_sides_of_the_same_label_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_endless_texts_are_cut() -> None:
-    assert len(plain("x" * 1_000_000, 200)) == 200
+    assert len(as_line("x" * 1_000_000, 200)) == 200
 
 
 def test_the_tables_import_neither_torch_nor_pictures() -> None:
@@ -230,3 +266,82 @@ def test_a_missing_bound_has_its_reason_below(tmp_path: Path) -> None:
     sides = titled(tables(hosted_document(tmp_path)), "Suite standard")
 
     assert sides.lines[0] == "(1) too few for the bounds that are missing: 24 values."
+
+
+def test_labels_of_profiles_are_whole_beside_their_figures(tmp_path: Path) -> None:
+    document = with_first(profiles_document(tmp_path), label="depthflux reference")
+
+    table = titled(tables(document), "Quality")
+
+    assert table.headings[1] == "depthflux reference"
+
+
+def with_first(document: Document, **changed: object) -> Document:
+    first, second = document.sides
+    return document.model_copy(update={"sides": [first.model_copy(update=changed), second]})
+
+
+def test_times_that_a_later_run_did_not_see_are_said_to_be_so(tmp_path: Path) -> None:
+    document = hosted_document(tmp_path)
+    counts = document.sides[0].counts.model_copy(update={"timed": 0})
+    nothing = TimeQuantiles(submit=None, queue=None, inference=None, download=None, total=None)
+
+    sides = titled(
+        tables(with_first(document, counts=counts, seconds=nothing, pictures_per_minute=None)),
+        "Suite",
+    )
+
+    why = "no task was seen from its beginning, as where a later run polls on."
+    for phase in ("total", "inference", "pictures a minute"):
+        assert any(line.endswith(f"{phase}: {why}") for line in sides.lines)
+    assert not any("did not report" in line or "not measured" in line for line in sides.lines)
+
+
+def test_flagged_pictures_are_a_share_of_those_that_the_side_speaks_of(tmp_path: Path) -> None:
+    document = hosted_document(tmp_path)
+    counts = document.sides[0].counts.model_copy(update={"told_safety": 20})
+
+    sides = titled(tables(with_first(document, counts=counts)), "Suite")
+
+    assert cells(sides, "called not safe")[0] == "1 of 20"
+
+
+def test_each_side_says_how_it_was_asked(tmp_path: Path) -> None:
+    recorded = with_first(hosted_document(tmp_path), concurrency=8, poll_interval_seconds=2.0)
+
+    sides = titled(tables(recorded), "Suite")
+    in_sync = titled(tables(with_first(recorded, sync_mode=True)), "Suite")
+
+    assert cells(sides, "asked") == (
+        "8 at a time, polls every 2 s",
+        "2 at a time, polls every 0.5 s",
+    )
+    assert cells(in_sync, "asked")[0] == "8 at a time, sync mode"
+
+
+def test_times_of_other_tasks_are_said_to_be_so(tmp_path: Path) -> None:
+    (tmp_path / "profiles").mkdir()
+    one_failed, all_there = hosted_document(tmp_path), profiles_document(tmp_path / "profiles")
+
+    lines = [titled(tables(document), "Suite").lines for document in (one_failed, all_there)]
+
+    said = ["not of the same tasks" in " ".join(of) for of in lines]
+    assert said == [True, False]
+
+
+def test_caveats_stand_below_the_table_once_and_name_their_measures(tmp_path: Path) -> None:
+    document = hosted_document(tmp_path)
+    speed = [one.model_copy(update={"caveats": ["It was hot."]}) for one in document.speed]
+
+    lines = titled(tables(document.model_copy(update={"speed": speed})), "Speed").lines
+
+    assert lines.count("total time, inference time: It was hot.") == 1
+
+
+def test_a_sentence_holds_what_it_cannot_be_read_without(tmp_path: Path) -> None:
+    sides = hosted_document(tmp_path).sides
+    better = compared(Bounded(value=0.1, low=0.02, high=0.2), said="better")
+
+    text = sentence(better.model_copy(update={"caveats": ["The judge is its own."]}), sides)
+
+    assert text.endswith("over 12 cases). The judge is its own.")

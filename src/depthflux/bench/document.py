@@ -8,14 +8,19 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
-
-from depthflux.bench.hosted.outcomes import Strict
+from pydantic import BaseModel, ConfigDict, Field
 
 SCHEMA = 1
 
 #: What may be said of two sides. `unknown`: too few cases for an interval of 95 %.
-Verdict = Literal["better", "worse", "no difference shown", "unknown"]
+#: `not comparable`: the sides were not asked alike, see the caveats.
+Verdict = Literal["better", "worse", "no difference shown", "unknown", "not comparable"]
+
+
+class Strict(BaseModel):
+    """A part of a document: nothing unknown, nothing repaired, never changed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Bounded(Strict):
@@ -40,7 +45,7 @@ class Quantiles(Strict):
     p95: Bounded
 
 
-class Times(Strict):
+class TimeQuantiles(Strict):
     """`outcomes.Times` over all completed tasks of a side; None where none was measured."""
 
     submit: Quantiles | None
@@ -56,19 +61,23 @@ class Counts(Strict):
     Attributes:
         tasks: asked for by the plan.
         completed: tasks; likewise failed and lost.
+        timed: completed tasks that were seen from their beginning, and so have times.
         not_run: tasks that were never sent, such as beyond the highest cost.
         pictures: in completed tasks.
         exact_size: pictures of exactly the asked size.
-        flagged: pictures called not safe for work; None where the side never says.
+        told_safety: pictures of which the side says whether they are safe for work.
+        flagged: those that it says are not; None where it never says.
     """
 
     tasks: int
     completed: int
     failed: int
     lost: int
+    timed: int
     not_run: int
     pictures: int
     exact_size: int
+    told_safety: int
     flagged: int | None
 
 
@@ -117,13 +126,19 @@ class Side(Strict):
         profile: the local profile's name; empty for a hosted side.
         settings: the profile's effective settings as JSON values; empty for a hosted side.
         device: what it ran on, such as `NVIDIA H200`; empty for a hosted side.
+        gpu: what nvidia-smi states of it, such as `driver_version`; empty where that is not known.
+        concurrency: tasks under way at a time.
+        poll_interval_seconds: between two polls of one task.
+        sync_mode: whether answers were awaited in the submission itself.
         recorded_at: when its answers were recorded, RFC 3339; empty where they are this run's own.
         counts: tasks and pictures.
         failures: every task without pictures.
         seconds: distributions.
-        wall_seconds: from the first task's begin to the last one's end, pauses of a resumed run
-            left out.
-        pictures_per_minute: completed pictures over `wall_seconds`, at the plan's concurrency.
+        wall_seconds: in which at least one task was under way, each moment once, pauses after 429
+            among them; tasks that were not seen from their beginning are left out. None where
+            there were none.
+        pictures_per_minute: pictures of tasks whose times were seen over `wall_seconds`, at the
+            side's concurrency; failed tasks have their share of the seconds.
         upload_seconds: of each control image, once a side; None where none was uploaded.
         cost: money.
         formats: how many pictures of each media type.
@@ -136,10 +151,14 @@ class Side(Strict):
     profile: str
     settings: dict[str, Any]
     device: str
+    gpu: dict[str, str]
+    concurrency: int
+    poll_interval_seconds: float
+    sync_mode: bool
     recorded_at: str
     counts: Counts
     failures: list[Failure]
-    seconds: Times
+    seconds: TimeQuantiles
     wall_seconds: float | None
     pictures_per_minute: float | None
     upload_seconds: Quantiles | None
@@ -151,11 +170,12 @@ class Compared(Strict):
     """One measure over the cases that both sides have, as a person would ask for it.
 
     Attributes:
-        name: such as `structure`.
+        name: such as `structure`; no two measures' are equal.
         unit: such as `Spearman's rho`, `CLIP score`, `seconds`, `dB`.
         how: one sentence: what is computed, with which model.
         higher_is_better: False for seconds; None where neither is better, as for differences.
-        first: mean over cases of the first side; None for a measure of two pictures.
+        first: mean of the first side over the cases that are compared, for a ratio the geometric
+            mean; None for a measure of two pictures.
         second: likewise of the second side.
         difference: second less first, paired by case, or for times second over first (a ratio);
             for a measure of two pictures its mean; None where nothing could be compared.
@@ -163,6 +183,7 @@ class Compared(Strict):
         cases: how many cases the interval stands on.
         verdict: of the second side against the first; `unknown` for differences without a better.
         missing: why there is no figure, one line; empty where there is.
+        caveats: what has to be read together with the verdict, one sentence each.
     """
 
     name: str
@@ -176,6 +197,7 @@ class Compared(Strict):
     cases: int
     verdict: Verdict
     missing: str
+    caveats: list[str]
 
 
 class PictureFigures(Strict):
@@ -274,7 +296,7 @@ class Document(Strict):
         speed: measures of time.
         quality: measures of which one side may be better.
         difference: how far two pictures lie apart; no quality between stacks.
-        same_noise: whether a seed means the same noise on both sides, as between two profiles.
+        same_noise: whether a seed means the same noise on both sides: two profiles of one model.
         cases: in the suite's order.
         notes: what a reader has to know, one sentence each.
     """
