@@ -197,6 +197,14 @@ def test_a_picture_that_is_too_large_is_said_with_the_way_out(
         pictures.png_of(noise)
 
 
+@pytest.mark.parametrize("given", [None, "picture.png", [1]])
+def test_a_control_image_that_is_no_image_is_refused_in_our_words(
+    given: Any, nodes: InstalledNodes
+) -> None:
+    with pytest.raises(nodes.error, match=r"^control_image is .*; allowed: an IMAGE"):
+        nodes.generate(NOBODY, control_image=given)
+
+
 @pytest.mark.parametrize("path", NODE_FILES, ids=lambda path: path.name)
 def test_the_nodes_are_written_for_every_python_of_comfyui(path: Path) -> None:
     assert ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 9))

@@ -74,11 +74,9 @@ def make_plan(
         SettingsError: a profile or setting is unknown, or they cannot work together; or the base
             URL is none that a key may go to.
     """
-    for name, given in (
-        *(("suite", suite), ("profile", profile), ("against_profile", against_profile)),
-        *(("replay", replay), ("estimator", estimator), ("clip", clip), ("base_url", base_url)),
-        *(settings or {}).items(),
-    ):
+    texts = {"suite": suite, "profile": profile, "against_profile": against_profile}
+    places = {"replay": replay, "estimator": estimator, "clip": clip, "base_url": base_url}
+    for name, given in {**texts, **places, **(settings or {})}.items():
         require_utf8(name, given)
     _check_what_is_heeded(
         {"replay": replay, "against_profile": against_profile},

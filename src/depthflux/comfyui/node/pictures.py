@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from .errors import NodeError
+from .errors import NodeError, show
 
 #: Files and pixels of a larger control image are refused by engines, unless their settings say
 #: otherwise; no picture comes out larger than 1636 a side, so little is lost by making it smaller.
@@ -36,6 +36,11 @@ def png_of(image: torch.Tensor) -> bytes:
     Raises:
         NodeError: it is no picture, or more than one.
     """
+    if not isinstance(image, torch.Tensor):
+        # What a socket of any type can give.
+        raise NodeError(
+            f"control_image is {show(image)}; allowed: an IMAGE, [1, height, width, 3]."
+        )
     if image.ndim != 4 or image.shape[-1] not in (3, 4) or 0 in image.shape:
         raise NodeError(
             f"control_image has the shape {list(image.shape)}; allowed: an IMAGE, "
