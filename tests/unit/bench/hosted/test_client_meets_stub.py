@@ -75,7 +75,11 @@ def met(
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("missing", [*[{name} for name in OPTIONAL], set(OPTIONAL)], ids=str)
+@pytest.mark.parametrize(
+    "missing",
+    [*[{name} for name in OPTIONAL], set(OPTIONAL)],
+    ids=lambda missing: "-".join(sorted(missing)),
+)
 def test_a_field_that_is_not_always_there_is_missed_by_nobody(
     tmp_path: Path, version: str, missing: set[str]
 ) -> None:
