@@ -82,7 +82,7 @@ class Counts(Strict):
 
 
 class Failure(Strict):
-    """One task without pictures.
+    """One task that was not completed.
 
     Attributes:
         task: its key.
@@ -132,7 +132,7 @@ class Side(Strict):
         sync_mode: whether answers were awaited in the submission itself.
         recorded_at: when its answers were recorded, RFC 3339; empty where they are this run's own.
         counts: tasks and pictures.
-        failures: every task without pictures.
+        failures: every task that was not completed.
         seconds: distributions.
         wall_seconds: in which at least one task was under way, each moment once, pauses after 429
             among them; tasks that were not seen from their beginning are left out. None where

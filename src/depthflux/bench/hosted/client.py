@@ -43,6 +43,7 @@ from depthflux.bench.hosted.replies import (
     HostedPrediction,
     read_data,
     read_prediction,
+    told_id,
 )
 from depthflux.bench.hosted.retrying import FREELY, SUBMISSIONS, Retries
 from depthflux.bench.hosted.states import StateReader
@@ -150,7 +151,7 @@ class HostedClient:
         )
         retries = self._retries = Retries(sleep=sleep, wall=around.wall)
         self._uploads = Uploads(self._api, elsewhere, retries, timeout_s=times.upload_s)
-        self._downloads = Downloads(elsewhere, retries, timeout_s=times.download_s)
+        self._downloads = Downloads(elsewhere, retries, key=key, timeout_s=times.download_s)
 
     def __repr__(self) -> str:
         return f"HostedClient({self._base.text!r}, key=…, version={self._version!r})"
@@ -260,7 +261,12 @@ class HostedClient:
             raise self._api.refusal(answer, "to a submission, which was not taken")
         if answer.status != 200:
             refusal = self._api.refusal(answer, "to a submission")
-            raise _lost(str(refusal), status=answer.status, code=refusal.code)
+            raise _lost(
+                str(refusal),
+                status=answer.status,
+                code=refusal.code,
+                prediction_id=told_id(answer.body),
+            )
         codes = _SYNC_CODES if sync_mode else frozenset()
         try:
             return read_prediction(read_data(answer.body, codes))
@@ -273,7 +279,7 @@ class HostedClient:
                 str(unreadable),
                 status=answer.status,
                 code=error.code,
-                prediction_id=error.prediction_id,
+                prediction_id=error.prediction_id or told_id(answer.body),
             ) from None
 
 

@@ -50,7 +50,7 @@ from depthflux.bench.hosted.run_files import (
 from depthflux.bench.hosted.running import GO_ON, Runner, Say, charged_pictures, pause
 from depthflux.bench.hosted.sides import HOSTED_LONGEST_S, ServedSide
 from depthflux.bench.hosted.suite_copy import write_suite
-from depthflux.bench.hosted.untouched import require_untouched, restore_intents
+from depthflux.bench.hosted.untouched import require_untouched, restore_files
 from depthflux.bench.quality.libraries import require_torchmetrics
 from depthflux.bench.report.page import page
 from depthflux.bench.wording import count
@@ -131,12 +131,12 @@ class _Contest:
             paid=HOSTED if self.plan.first_side == HOSTED else None,
         )
         self.folder.go_on()
-        if self.plan.first_side == HOSTED:
-            for name in restore_intents(self.folder, HOSTED, self._tasks):
-                self._say(f"{name} was gone, and is written again: its id is known")
 
     def run(self) -> Document:
         """Ask both sides, judge, and write the report."""
+        if self.plan.first_side == HOSTED:
+            for name in restore_files(self.folder, HOSTED, self._tasks):
+                self._say(f"{name} was gone, and is written again: its id is known")
         write_suite(self.plan.suite, self.folder)
         # Before anything is asked for: a profile or a judge that cannot be had costs nothing yet.
         profiles = [find_profile(target, self.plan) for target in self.plan.profiles]

@@ -11,8 +11,10 @@ from depthflux.bench.hosted.connections import status_words
 from depthflux.bench.hosted.elsewhere import Elsewhere
 from depthflux.bench.hosted.errors import HostedError, UnusableOutputError
 from depthflux.bench.hosted.exchanges import Answer
+from depthflux.bench.hosted.key_cover import HIDDEN, bytes_without_key
 from depthflux.bench.hosted.retrying import FREELY, Retries
 from depthflux.errors import RequestError, show, without_secrets
+from depthflux.images.container import MEDIA_TYPES
 from depthflux.images.isolated import IsolatedDecoder
 from depthflux.images.limits import ReadLimits
 from depthflux.images.source import inline_picture, inspect_picture, read_image
@@ -61,6 +63,18 @@ def judge_picture(data: bytes, decoder: IsolatedDecoder) -> JudgedPicture:
     return JudgedPicture(media_type=source.media_type, width=width, height=height)
 
 
+def media_type_of(data: bytes) -> str:
+    """What a picture is by its begin, such as `image/jpeg`.
+
+    Raises:
+        UnusableOutputError: it is none.
+    """
+    try:
+        return MEDIA_TYPES[inspect_picture(data, limits=LIMITS, field="output")]
+    except RequestError as error:
+        raise UnusableOutputError(str(error), data=data) from error
+
+
 class Downloads:
     """Fetches the outputs of one side."""
 
@@ -69,6 +83,7 @@ class Downloads:
         elsewhere: Elsewhere,
         retries: Retries,
         *,
+        key: str,
         timeout_s: float,
     ) -> None:
         """Fetch nothing yet.
@@ -76,9 +91,11 @@ class Downloads:
         Args:
             elsewhere: asks addresses, without the key.
             retries: asks anew.
+            key: never part of what is kept in a picture's place.
             timeout_s: longest time of one attempt.
         """
-        self._elsewhere, self._retries, self._timeout_s = elsewhere, retries, timeout_s
+        self._elsewhere, self._retries = elsewhere, retries
+        self._key, self._timeout_s = key, timeout_s
 
     def get(self, output: str) -> bytes:
         """The file of an output, as it came: an address, base64 or a data URI.
@@ -95,13 +112,16 @@ class Downloads:
                 _require_picture(inside)
                 return inside
         except RequestError as error:
-            raise UnusableOutputError(str(error), data=_kept(output.encode())) from error
+            kept = _kept(output.encode("utf-8", "replace"), self._key)
+            raise UnusableOutputError(str(error), data=kept) from error
         data = self._fetched(output.strip()).body
         try:
             _require_picture(data)
         except RequestError as error:
             raise UnusableOutputError(
-                f"{show(shown_url(output))} gave no picture: {error}", status=200, data=_kept(data)
+                f"{show(shown_url(output))} gave no picture: {error}",
+                status=200,
+                data=_kept(data, self._key),
             ) from error
         return data
 
@@ -129,12 +149,14 @@ def _is_picture(answer: Answer) -> bool:
     return answer.status == 200
 
 
-def _kept(data: bytes) -> bytes:
+def _kept(data: bytes, key: str) -> bytes:
     """What came in a picture's place, as it may be kept: a page may hold addresses' secrets."""
+    covered = bytes_without_key(data, key)
     try:
-        return without_secrets(data.decode()).encode()
+        return without_secrets(covered.decode()).encode()
     except UnicodeDecodeError:
-        return data
+        # What is no text stays as it came, unless the key was in it.
+        return covered if HIDDEN.encode() in covered else data
 
 
 def _require_picture(data: bytes) -> None:

@@ -7,18 +7,22 @@ nothing of how a task comes to its end.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from depthflux.bench.hosted.client import HostedClient
-from depthflux.bench.hosted.downloads import JudgedPicture, judge_picture
-from depthflux.bench.hosted.errors import HostedError, UnusableOutputError
+from depthflux.bench.hosted.downloads import JudgedPicture, judge_picture, media_type_of
+from depthflux.bench.hosted.errors import UnusableOutputError
 from depthflux.bench.hosted.folder import TaskFolder
 from depthflux.bench.hosted.outcomes import Picture
 from depthflux.bench.hosted.replies import HostedPrediction
 from depthflux.bench.hosted.retrying import FREELY
 from depthflux.bench.hosted.run_files import ENDINGS
+from depthflux.bench.wording import count, which
+from depthflux.errors import DepthFluxError
 from depthflux.images import IsolatedDecoder
+from depthflux.images.isolated import NoDecoderError
 from depthflux.images.text import is_url
 
 
@@ -43,8 +47,9 @@ class Fetched:
         came = len(self.pictures)
         if came == wanted:
             return ""
-        pictures = f"{came} picture{'' if came == 1 else 's'}"
-        return f"{pictures} came where {wanted} {'was' if wanted == 1 else 'were'} asked for"
+        return (
+            f"{count(came, 'picture')} came where {wanted} {which(wanted, 'was', 'were')} asked for"
+        )
 
 
 class Pictures:
@@ -73,24 +78,37 @@ class Pictures:
         """Fetch all outputs of a task, and write what came into its folder.
 
         Raises:
-            HostedError: one cannot be had just now; what came before it is written.
+            HostedError: one cannot be had just now.
+            DepthFluxError: it is being stopped, or nothing can be decoded or written. Whatever is
+                raised, what came before it is written as far as that can be.
         """
         came: list[bytes | UnusableOutputError] = []
         try:
-            came.extend(map(self._downloaded, prediction.outputs))
-        except HostedError:
-            self._kept(came, prediction, folder)
+            done, again = self._fetched(prediction.outputs, came)
+            pictures, problem = self._kept(came, prediction, folder)
+        except (DepthFluxError, KeyboardInterrupt):
+            self._rescue(came, folder)
             raise
+        return Fetched(pictures=pictures, problem=problem, done=done, again=again)
+
+    def _fetched(
+        self, outputs: Sequence[str], came: list[bytes | UnusableOutputError]
+    ) -> tuple[float, int]:
+        """Fetch outputs into a list, so that what came is there whatever ends it.
+
+        Returns:
+            When the last one was here, and how often one was fetched anew.
+        """
+        came.extend(map(self._downloaded, outputs))
         # Decoding is no part of a download: only what has to be fetched anew ends later.
         done, again = self._clock(), 0
         for index, data in enumerate(came):
-            if isinstance(data, UnusableOutputError) or not is_url(prediction.outputs[index]):
+            if isinstance(data, UnusableOutputError) or not is_url(outputs[index]):
                 continue
-            came[index], times = self._mended(data, prediction.outputs[index])
+            came[index], times = self._mended(data, outputs[index])
             if times:
                 done, again = self._clock(), again + times
-        pictures, problem = self._kept(came, prediction, folder)
-        return Fetched(pictures=pictures, problem=problem, done=done, again=again)
+        return done, again
 
     def _downloaded(self, output: str) -> bytes | UnusableOutputError:
         try:
@@ -108,6 +126,36 @@ class Pictures:
                 self._sleep((times + 1) * FREELY.pause_s)
                 came = self._downloaded(output)
         return came, FREELY.retries
+
+    def _rescue(self, came: list[bytes | UnusableOutputError], folder: TaskFolder) -> None:
+        """Write each thing that came, as far as that can be: an error is on its way already.
+
+        What is there stays: the outcome of an earlier run may tell of it.
+        """
+        for index, data in enumerate(came):
+            with suppress(DepthFluxError):
+                name, kept = self._named(index, data)
+                if not folder.has(name):
+                    folder.write_picture(name, kept)
+
+    def _named(self, index: int, data: bytes | UnusableOutputError) -> tuple[str, bytes]:
+        """The name that what came is kept by, also where nothing can be decoded, and its bytes.
+
+        Raises:
+            UnusableOutputError: nothing of it is to be kept.
+        """
+        try:
+            if isinstance(data, UnusableOutputError):
+                raise data
+            try:
+                media_type = judge_picture(data, self._decoder).media_type
+            except NoDecoderError:
+                media_type = media_type_of(data)
+        except UnusableOutputError as error:
+            if not error.data:
+                raise
+            return f"{index}.refused", error.data
+        return f"{index}.{ENDINGS[media_type]}", data
 
     def _kept(
         self,

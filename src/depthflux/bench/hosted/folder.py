@@ -109,6 +109,7 @@ class TaskFolder:
         with _told(self.path):
             for path in self.path.glob("*"):
                 path.unlink()
+        self._run.sent.discard(self._inside)
 
     def submit(self, submission: Submission) -> None:
         """Note the task's id; it is on the disk when this returns."""

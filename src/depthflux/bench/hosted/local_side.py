@@ -22,6 +22,7 @@ from depthflux.bench.hosted.folder import RunFolder
 from depthflux.bench.hosted.local_server import LocalServer
 from depthflux.bench.hosted.money import Budget
 from depthflux.bench.hosted.on_its_way import Asking
+from depthflux.bench.hosted.outcomes import Outcome
 from depthflux.bench.hosted.plan import ContestPlan, Task
 from depthflux.bench.hosted.profiles import LocalProfile
 from depthflux.bench.hosted.run_files import MeasuredEnergy, SideFacts, SideName
@@ -148,6 +149,7 @@ class LocalSide:
             side.warm(task)
         except HostedError as error:
             self._say(f"{self._name}: it was not painted: {error}")
+            side.note(not_warmed=str(error))
 
     def _start(self, stack: ExitStack) -> None:
         plan, profile = self._plan, self._profile
@@ -217,7 +219,7 @@ class LocalSide:
             energy=MeasuredEnergy(
                 joules=earlier.joules + drawn.joules,
                 seconds=earlier.seconds + drawn.seconds,
-                pictures=earlier.pictures + sum(len(outcome.pictures) for outcome in outcomes),
+                pictures=earlier.pictures + _completed_pictures(outcomes),
             ),
             energy_missing="",
         )
@@ -235,6 +237,11 @@ class LocalSide:
             for picture in self._folder.task(self._name, key).outcome().pictures:
                 self._side.note(device=_device_of(self._folder.path / picture.file))
                 return
+
+
+def _completed_pictures(outcomes: Sequence[Outcome]) -> int:
+    """Only those of completed tasks, among which what was drawn is divided."""
+    return sum(len(outcome.pictures) for outcome in outcomes if outcome.status == "completed")
 
 
 def _device_of(picture: Path) -> str:

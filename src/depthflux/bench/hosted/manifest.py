@@ -62,8 +62,10 @@ def write_manifest(folder: RunFolder) -> Path:
     """Write the manifest of all files that are there, last of all.
 
     Raises:
-        OutputError: it cannot be written, or a file cannot be read.
+        OutputError: it cannot be written, a file cannot be read, or the files of a task are gone
+            that this process has sent: a manifest without them would say that it never was.
     """
+    _require_sent(folder)
     try:
         entries = [
             Entry(
@@ -134,6 +136,25 @@ def is_as_told(folder: Path, entry: Entry) -> bool:
         )
     except OSError:
         return False
+
+
+def _require_sent(folder: RunFolder) -> None:
+    """See that the folder still says of each task that was sent that it was.
+
+    Raises:
+        OutputError: of one it does not.
+    """
+    places = sorted(folder.sent)
+    gone = [place for place in places if folder.task(*place.split("/")).state == "new"]
+    if not gone:
+        return
+    told = ", ".join(gone[:MOST_TOLD]) + (" and others" if len(gone) > MOST_TOLD else "")
+    raise OutputError(
+        f"cannot write {folder.path / MANIFEST}: the files of {told} are gone, which say that it "
+        "was sent; put them back, or --resume may send it again and pay for it again.",
+        field="out",
+        value=str(folder.path),
+    )
 
 
 def _problems(folder: Path, manifest: Manifest) -> Iterator[str]:

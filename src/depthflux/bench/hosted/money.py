@@ -47,7 +47,7 @@ class Estimate:
         Args:
             where: who is paid.
         """
-        pictures = f"{self.pictures} picture{'' if self.pictures == 1 else 's'}"
+        pictures = count(self.pictures, "picture")
         if self.price_usd is None or self.usd is None:
             return f"{pictures} at {where}; what they cost is not known: see --price-per-picture"
         return f"{pictures} x {usd(self.price_usd)} = {usd(self.usd)} at {where}"
@@ -134,7 +134,7 @@ def hosted_cost(*, charged_pictures: int, received_pictures: int, price_usd: flo
     """What the hosted side's pictures cost.
 
     Args:
-        charged_pictures: of tasks that count as paid, those without pictures too.
+        charged_pictures: of tasks that count as paid, those that were not completed too.
         received_pictures: of completed tasks, among which all that was paid is divided, as with a
             local side.
         price_usd: of one; None where it is not known.
@@ -147,12 +147,9 @@ def hosted_cost(*, charged_pictures: int, received_pictures: int, price_usd: flo
         f"paid, at the price of {usd(exact(price_usd))} each that was given."
     )
     if lost := charged_pictures - received_pictures:
-        their = which(lost, "its task", "their tasks")
-        how += (
-            f" {lost} of them never came, since {their} failed once taken or "
-            f"{which(lost, 'was', 'were')} lost"
-        )
-        how += ", so a picture that came costs more than that." if received_pictures else "."
+        theirs = which(lost, "is of a task that was", "are of tasks that were")
+        how += f" {lost} of them {theirs} not completed"
+        how += ", so a picture that counts costs more than that." if received_pictures else "."
     return Cost(
         usd_per_picture=float(total / received_pictures) if received_pictures else None,
         usd_total=float(total),

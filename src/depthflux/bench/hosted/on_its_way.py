@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 from depthflux.bench.hosted.exchange_log import count_retries
 from depthflux.bench.hosted.exchanges import Exchange
 from depthflux.bench.hosted.folder import TaskFolder
 from depthflux.bench.hosted.outcomes import Outcome, Picture, TaskStatus, Times
 from depthflux.bench.hosted.plan import Task
+from depthflux.bench.hosted.run_files import OUTCOME
 from depthflux.bench.hosted.timing import Begun
 
 
@@ -69,7 +71,9 @@ class OnItsWay:
         pictures: Sequence[Picture] = (),
         times: Times | None = None,
     ) -> Outcome:
-        """Its outcome; see there."""
+        """Its outcome; see there. One that failed keeps the pictures of an earlier end, too."""
+        if status == "failed":
+            pictures = self._with_earlier(pictures)
         return Outcome(
             task=self.task.key,
             status=status,
@@ -85,3 +89,10 @@ class OnItsWay:
             is_charged=is_charged,
             may_come=may_come,
         )
+
+    def _with_earlier(self, pictures: Sequence[Picture]) -> list[Picture]:
+        """Pictures, and those of an earlier end that did not come again, in order."""
+        earlier = self.folder.outcome().pictures if self.folder.has(OUTCOME) else []
+        # By their number: one that came again may be of another kind than before.
+        numbered = {PurePosixPath(one.file).stem: one for one in (*earlier, *pictures)}
+        return [numbered[number] for number in sorted(numbered, key=lambda of: (len(of), of))]

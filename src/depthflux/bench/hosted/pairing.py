@@ -83,7 +83,7 @@ class Figures:
 def judge_pairs(
     tasks: Iterable[Task], sides: Sides, judges: Judges, figures: Figures, *, counts: bool
 ) -> list[PictureFigures]:
-    """Every picture of some tasks that at least one side has.
+    """Every picture of some tasks that at least one side has completed.
 
     Args:
         tasks: of one case, in order.
@@ -101,12 +101,15 @@ def judge_pairs(
 
 
 def _given(task: Task, index: int, sides: Sides) -> dict[str, Picture]:
-    """A task's picture by all sides that have it, in the sides' order."""
+    """A task's picture by all sides that completed it, in the sides' order."""
     outcomes = {side.facts.name: side.outcomes.get(task.key) for side in sides}
     return {
         name: outcome.pictures[index]
         for name, outcome in outcomes.items()
-        if outcome is not None and index < len(outcome.pictures)
+        if outcome is not None
+        # Pictures of one that failed are those that came, so their places say nothing.
+        and outcome.status == "completed"
+        and index < len(outcome.pictures)
     }
 
 

@@ -124,6 +124,16 @@ def message_of(data: bytes) -> tuple[str, int | None]:
     return (texts[0] if texts else ""), (code if _is_whole(code) else None)
 
 
+def told_id(data: bytes) -> str:
+    """The id that an answer tells, whatever else it says; empty where there is none."""
+    try:
+        inner = read_object(data).get("data")
+    except UnreadableAnswerError:
+        return ""
+    id = inner.get("id") if isinstance(inner, dict) else None
+    return id if isinstance(id, str) and PREDICTION_ID.fullmatch(id) else ""
+
+
 def read_data(data: bytes, also: frozenset[int] = frozenset()) -> dict[str, Any]:
     """What an answer with HTTP status 200 holds: its `data`.
 

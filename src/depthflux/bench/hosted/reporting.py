@@ -142,7 +142,8 @@ def notes_of_side(side: Recorded) -> Iterator[str]:
             f"{label} reported an inference of {count(wrong, 'task')} that cannot be, under a "
             "millisecond or longer than the whole task; it counts as not told."
         )
-    if not side.facts.profile and all(picture.flagged is None for picture in _pictures(side)):
+    flags = [picture.flagged for picture in _pictures(side)]
+    if flags and not side.facts.profile and all(flag is None for flag in flags):
         yield f"{label} does not say of its pictures whether they are safe for work."
     if side.polled_on:
         were, their = which(of := len(side.polled_on), "was", "were"), which(of, "its", "their")
@@ -156,15 +157,27 @@ def notes_of_side(side: Recorded) -> Iterator[str]:
             "after 429 or an error; the waiting before a submission that was taken is in no task's "
             "time, but in the pictures a minute."
         )
-    if side.facts.profile and side.facts.load_seconds is not None:
-        yield (
-            f"{label} was loaded (in {side.facts.load_seconds:.0f} s) and asked for one picture "
-            "that counts nowhere before its first task, since a hosted service is warm, too."
-        )
+    yield from _notes_of_warmth(side)
     if side.facts.profile and (remembers := side.facts.settings.get("remember", "none")) != "none":
         yield (
             f"{label} was set to remember={remembers}, so prompts and control images that it "
             "met before may have cost it no time, as in a second repetition."
+        )
+
+
+def _notes_of_warmth(side: Recorded) -> Iterator[str]:
+    if not side.facts.profile or side.facts.load_seconds is None:
+        return
+    loaded = f"{side.facts.label} was loaded (in {side.facts.load_seconds:.0f} s) and asked for"
+    if why := side.facts.not_warmed:
+        yield (
+            f"{loaded} one picture that counts nowhere before its first task, which was not "
+            f"painted ({why}), so times of its first tasks may hold the device's start."
+        )
+    else:
+        yield (
+            f"{loaded} one picture that counts nowhere before its first task, since a hosted "
+            "service is warm, too."
         )
 
 

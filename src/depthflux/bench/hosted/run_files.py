@@ -79,6 +79,8 @@ class SideFacts(Strict):
         upload_seconds: by case, of its control image.
         load_seconds: of a local side, from its start until it could paint, warmed up; None for a
             hosted one.
+        not_warmed: why the picture that a local side is asked for before its first task was not
+            painted, in a part of the run at least; empty where it was.
         energy: None where it was not measured.
         energy_missing: why not; empty where it was.
         unread: fields of its answers that held what the API does not have, and counted as not told.
@@ -100,6 +102,7 @@ class SideFacts(Strict):
     sync_mode: bool
     upload_seconds: dict[str, float] = Field(default_factory=dict)
     load_seconds: float | None = None
+    not_warmed: str = ""
     energy: MeasuredEnergy | None = None
     energy_missing: str = ""
     unread: list[str] = Field(default_factory=list)

@@ -9,7 +9,6 @@ Knows nothing of what is made of the answers, nor of profiles.
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +22,7 @@ from depthflux.bench.hosted.errors import (
     NotAskedError,
     SubmissionLostError,
     UnreachableError,
+    UnreadableAnswerError,
     UnusableOutputError,
 )
 from depthflux.bench.hosted.exchange_log import ExchangeLog
@@ -35,13 +35,12 @@ from depthflux.bench.hosted.refusals import ALIKE_REFUSALS, AlikeRefusals
 from depthflux.bench.hosted.replies import HostedPrediction
 from depthflux.bench.hosted.run_files import (
     EXCHANGES,
-    SUBMISSION,
     Intent,
     SideFacts,
     Submission,
 )
 from depthflux.bench.hosted.running import pause
-from depthflux.bench.hosted.taken_ids import TakenIds
+from depthflux.bench.hosted.taken_ids import TakenIds, not_noted
 from depthflux.bench.hosted.timing import Begun, is_possible, times_of
 from depthflux.bench.hosted.warming import warm_up
 from depthflux.bench.steady import SteadyClock
@@ -59,7 +58,7 @@ _GONE = frozenset({404, 410})
 #: What a run that goes on knows of a side from the one before it.
 _KEPT_FACTS = (
     "model", "device", "gpu", "upload_seconds", "energy", "energy_missing", "recorded_at", "unread",
-    "impossible_inferences",
+    "impossible_inferences", "not_warmed",
 )  # fmt: skip
 
 
@@ -161,6 +160,8 @@ class ServedSide:
             HostedError: it was not.
             CancelledError: the run is being stopped.
         """
+        if (refusal := self._uploads.refusal(task.case)) is not None:
+            raise HostedError(f"its control image was refused: {refusal}")
         if (address := self._uploads.address(task.case)) is not None:
             fields = {**task.fields, "control_image": address}
             warm_up(self._client, fields, self._asking, self._stop)
@@ -230,14 +231,7 @@ class ServedSide:
         try:
             on_its_way.folder.submit(Submission(prediction=id))
         except OutputError as error:
-            note = json.dumps({"prediction": id})
-            raise OutputError(
-                f"{str(error).rstrip('.')}. {on_its_way.task.key} was taken, and its id {id} "
-                f"stands nowhere else: make room, write {note} into "
-                f"{on_its_way.folder.path / SUBMISSION}, and its pictures are fetched; else it "
-                "counts as lost.",
-                field=error.field,
-            ) from error
+            raise not_noted(error, on_its_way.folder, id) from error
 
     def _not_submitted(self, on_its_way: OnItsWay, error: HostedError) -> Outcome:
         """What a submission's failure means.
@@ -313,16 +307,17 @@ class ServedSide:
 
         Raises:
             HostedError: its state is a word that nobody knows: it may have pictures, and so may
-                every further one.
+                every further one. A later run goes on with the others.
         """
-        within = f"within {self._asking.longest_s:g} s"
-        if prediction.is_known:
-            return self._ended(on_its_way, "failed", f"not completed {within}", may_come=True)
-        raise HostedError(
-            f"{on_its_way.task.key} was not completed {within}: its status is "
-            f"{show(prediction.status)}, which is not known here; ask the side what became of "
-            f"{prediction.id}."
-        )
+        problem = f"not completed within {self._asking.longest_s:g} s"
+        if not prediction.is_known:
+            problem += f": its status is {show(prediction.status)}, which is not known here"
+            if not on_its_way.is_later:
+                raise HostedError(
+                    f"{on_its_way.task.key} was {problem}; ask the side what became of "
+                    f"{prediction.id}."
+                )
+        return self._ended(on_its_way, "failed", problem, may_come=True)
 
     def _polled(self, on_its_way: OnItsWay, prediction: str) -> HostedPrediction:
         on_its_way.prediction = prediction
@@ -335,7 +330,9 @@ class ServedSide:
         Raises:
             HostedError: a later run asks again.
         """
-        if error.status not in _GONE or self._is_first_to_see(on_its_way):
+        is_gone = error.status in _GONE and not self._is_first_to_see(on_its_way)
+        is_unread = isinstance(error, UnreadableAnswerError) and on_its_way.is_later
+        if not is_gone and not is_unread:
             raise error
         code = error.code or error.status
         return self._ended(on_its_way, "failed", str(error), code, may_come=True)

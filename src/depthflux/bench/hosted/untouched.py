@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from depthflux.bench.hosted.base_url import PREDICTION_ID
 from depthflux.bench.hosted.folder import RunFolder, TaskFolder
 from depthflux.bench.hosted.manifest import MOST_TOLD, Manifest, is_as_told, read_manifest
 from depthflux.bench.hosted.run_files import (
@@ -25,6 +26,7 @@ from depthflux.bench.hosted.run_files import (
     SUBMISSION,
     Intent,
     SideName,
+    Submission,
     inside,
     read_file,
 )
@@ -73,25 +75,39 @@ def require_untouched(
     )
 
 
-def restore_intents(folder: RunFolder, side: SideName, tasks: Sequence[Task]) -> Iterator[str]:
-    """Write the intents again that are gone where the task is known to have been taken.
+def restore_files(folder: RunFolder, side: SideName, tasks: Sequence[Task]) -> Iterator[str]:
+    """Write the ids and intents again that are gone where the task is known to have been taken.
 
-    Its fields are the plan's, which is the same; without them nobody could compare a later replay.
+    Without its id nobody could ask for what may come. An intent's fields are the plan's, which is
+    the same; without them nobody could compare a later replay.
 
     Yields:
         The name of each file that was written again.
 
     Raises:
+        InvalidParameterError: a file of the folder is not what a run writes.
         OutputError: it cannot be written.
     """
     for task in tasks:
         taken = folder.task(side, task.key)
+        if not taken.has(SUBMISSION) and (prediction := _told_id(taken)):
+            taken.submit(Submission(prediction=prediction))
+            yield f"{side}/{task.key}/{SUBMISSION}"
         if taken.has(INTENT) or not taken.has(SUBMISSION):
             continue
         # When the id came is the nearest that is known.
         began_at = taken.outcome().began_at if taken.has(OUTCOME) else taken.written_at(SUBMISSION)
         taken.intend(Intent(task=task.key, fields=task.fields, began_at=began_at))
         yield f"{side}/{task.key}/{INTENT}"
+
+
+def _told_id(taken: TaskFolder) -> str:
+    """The id of a task that may come, as its outcome tells it; empty where that tells none."""
+    if not taken.has(OUTCOME):
+        return ""
+    outcome = taken.outcome()
+    is_id = PREDICTION_ID.fullmatch(outcome.prediction) is not None
+    return outcome.prediction if outcome.may_come and is_id else ""
 
 
 def _changed(run: Path, manifest: Manifest) -> Iterator[str]:

@@ -12,7 +12,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from depthflux.bench.hosted.client import HostedClient
+from depthflux.bench.hosted.errors import HostedError
 from depthflux.bench.hosted.on_its_way import Asking
+from depthflux.bench.hosted.replies import HostedPrediction
 from depthflux.bench.hosted.running import pause
 from depthflux.contract import SEED_COUNT
 
@@ -20,7 +22,7 @@ from depthflux.contract import SEED_COUNT
 def warm_up(
     client: HostedClient, fields: Mapping[str, Any], asking: Asking, stop: threading.Event
 ) -> None:
-    """Have a request answered whose pictures nobody keeps; only for a side that costs nothing.
+    """Have a request painted whose pictures nobody keeps; only for a side that costs nothing.
 
     Args:
         client: of the side.
@@ -29,7 +31,8 @@ def warm_up(
         stop: set where the run is being stopped.
 
     Raises:
-        HostedError: it could not be asked, or its pictures are none.
+        HostedError: it could not be asked, did not end as completed in time, or its pictures are
+            none. A side is not warm then.
         CancelledError: the run is being stopped.
     """
     other = {**fields, "seed": (fields["seed"] - 1) % SEED_COUNT}
@@ -38,5 +41,17 @@ def warm_up(
     while not prediction.has_ended and time.monotonic() < until:
         pause(asking.poll_interval_s, stop)
         prediction = client.poll(prediction.id)
+    if prediction.status != "completed":
+        raise HostedError(
+            f"the side could not paint its warm-up: {_reason(prediction, asking)}",
+            code=prediction.code,
+            prediction_id=prediction.id,
+        )
     for output in prediction.outputs:
         client.download(output)
+
+
+def _reason(prediction: HostedPrediction, asking: Asking) -> str:
+    if not prediction.has_ended:
+        return f"its status is {prediction.status} after {asking.longest_s:g} s"
+    return f"{prediction.status}: {prediction.error}" if prediction.error else prediction.status

@@ -284,16 +284,16 @@ def meaning_of_differences(document: Document) -> str:
 
 
 def failures_table(document: Document, most: int = _MOST_FAILURES) -> Table:
-    """The first tasks without pictures, and how many more there are."""
+    """The first tasks that were not completed, and how many more there are."""
     rows: list[tuple[str, ...]] = list(_failure_rows(document))
     left_out = len(rows) - most
     lines = [f"And {left_out} more, in report.json."] if left_out > 0 else []
     headings = ("side", "task", "status", "code", "error")
-    return Table("Tasks without pictures", headings, rows[:most], lines)
+    return Table("Tasks not completed", headings, rows[:most], lines)
 
 
 def _failure_rows(document: Document) -> list[tuple[str, str, str, str, str]]:
-    """Side, task, status, code and error of every task without pictures."""
+    """Side, task, status, code and error of every task that was not completed."""
     names = labels(document.sides, _SHORT_LABEL_CHARACTERS)
     return [
         (

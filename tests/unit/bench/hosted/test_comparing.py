@@ -101,6 +101,21 @@ def test_what_one_side_lacks_makes_no_pair_and_is_said(made: Comparing) -> None:
     assert found.notes[0].startswith("5 of 6 tasks lack pictures of at least one side")
 
 
+def test_pictures_of_a_task_that_failed_are_neither_judged_nor_paired(made: Comparing) -> None:
+    made.give("hosted", 0)
+    made.give("local", 0)
+    key = made.tasks[0].key
+    kept = made.outcomes["hosted"][key].pictures
+    made.outcomes["hosted"][key] = failed(key).model_copy(update={"pictures": kept})
+
+    found = made.compare()
+
+    assert found.quality[0].cases == 0
+    (lonely,) = found.cases[0].pictures
+    assert lonely.files.keys() == lonely.structure.keys() == {"local"}
+    assert lonely.is_equal is None
+
+
 def test_flagged_pictures_are_shown_and_not_judged(made: Comparing) -> None:
     made.give("hosted", 0, flagged=True)
     made.give("local", 0)

@@ -12,7 +12,7 @@ from recording_fixtures import plan_of, record, write_suite_file
 
 from depthflux.bench.hosted.contest import run_contest
 from depthflux.bench.hosted.folder import RunFolder
-from depthflux.errors import InvalidParameterError, WeightsMissingError
+from depthflux.errors import InvalidParameterError, OutputError, WeightsMissingError
 
 
 class Begun:
@@ -164,6 +164,36 @@ def test_an_intent_that_is_gone_is_written_again_where_the_id_is_known(
     ]
     if with_outcome:
         assert again["began_at"] == intent["began_at"]
+
+
+def test_the_id_of_what_may_come_is_written_again_where_its_end_tells_it(begun: Begun) -> None:
+    task = RunFolder(begun.path).task("hosted", "one-0")
+    may_come = {"status": "failed", "pictures": [], "prediction": "a" * 32, "may_come": True}
+    task.end(task.outcome().model_copy(update=may_come))
+    begun.forget_manifest()
+    _remove(task.path, ("submission.json", "intent.json"))
+
+    assert begun.go_on() == ""
+
+    submission = task.submission()
+    assert submission is not None
+    assert submission.prediction == "a" * 32
+    assert begun.said == [
+        f"hosted/one-0/{name} was gone, and is written again: its id is known"
+        for name in ("submission.json", "intent.json")
+    ]
+
+
+def test_what_cannot_be_written_again_ends_the_run_as_any_other_error_does(begun: Begun) -> None:
+    intent = begun.path / "hosted/one-0/intent.json"
+    intent.unlink()
+    intent.symlink_to(intent.name)
+    begun.forget_manifest()
+
+    with pytest.raises(OutputError, match=r"intent\.json: .*--resume to go on\.$"):
+        begun.go_on()
+
+    assert begun.said == [], "what cannot be written is told once"
 
 
 def test_a_damaged_manifest_is_told_and_kept(begun: Begun) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from client_fixtures import FIELDS, ID, Asking, envelope, picture, refusal
+from client_fixtures import FIELDS, ID, KEY, Asking, envelope, picture, refusal
 from scripted_server import Asked, Reply, ScriptedServer, in_turn
 
 from depthflux.bench.hosted.client import Timeouts
@@ -212,3 +212,48 @@ def test_after_one_that_was_cut_the_next_request_is_answered(
         prediction = asking.client.poll(ID)
 
     assert prediction.status == "created"
+
+
+@pytest.mark.parametrize("status", [200, 201, 202, 500, 503])
+def test_an_id_is_known_where_it_came_with_a_status_that_is_no_success(status):
+    body = {"code": max(status, 500), "message": "it broke", "data": {"id": ID}}
+    with (
+        ScriptedServer(Reply(body, status=status)) as server,
+        Asking(server) as asking,
+        pytest.raises(SubmissionLostError, match="may have been taken") as caught,
+    ):
+        asking.client.submit(FIELDS)
+
+    assert caught.value.prediction_id == ID
+
+
+@pytest.mark.parametrize("data", [None, [], {}, {"id": 7}, {"id": "../other"}, {"id": ""}])
+def test_what_is_no_id_is_not_followed(data):
+    with (
+        ScriptedServer(Reply({"code": 500, "data": data}, status=500)) as server,
+        Asking(server) as asking,
+        pytest.raises(SubmissionLostError) as caught,
+    ):
+        asking.client.submit(FIELDS)
+
+    assert caught.value.prediction_id == ""
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "latin-1"])
+def test_what_is_kept_of_no_picture_holds_no_key(encoding):
+    page = f"<html>né {KEY}</html>".encode(encoding)
+    with (
+        ScriptedServer(Reply(page)) as server,
+        Asking(server) as asking,
+        pytest.raises(UnusableOutputError) as fetched,
+    ):
+        asking.client.download(f"{server.url}/1.jpeg")
+    with (
+        Asking("http://127.0.0.1:1") as asking,
+        pytest.raises(UnusableOutputError) as inside,
+    ):
+        asking.client.download(f"no base64: {KEY}")
+
+    for kept in (fetched.value.data, inside.value.data):
+        assert kept != b""
+        assert KEY.encode() not in kept.replace(b"\0", b"")

@@ -11,11 +11,15 @@ import pytest
 from run_fixtures import make_suite, tasks_of_suite
 
 from depthflux.bench.hosted import local_side
+from depthflux.bench.hosted.errors import HostedError
 from depthflux.bench.hosted.folder import RunFolder
 from depthflux.bench.hosted.local_side import LocalSide
 from depthflux.bench.hosted.measures import Prices, describe_side, read_side
-from depthflux.bench.hosted.plan import ContestPlan
+from depthflux.bench.hosted.outcomes import Outcome
+from depthflux.bench.hosted.plan import ContestPlan, Task
 from depthflux.bench.hosted.profiles import LocalProfile
+from depthflux.bench.hosted.reporting import notes_of_side
+from depthflux.bench.hosted.sides import ServedSide
 from depthflux.settings import EngineSettings
 from stand_in.running import StandInServer
 
@@ -54,6 +58,25 @@ class StandIn(StandInServer):
 
     def last_words(self) -> str:
         return ""
+
+
+class MiscountingSide(ServedSide):
+    """Of the second task, it says that more pictures were asked for than came."""
+
+    def ask(self, task: Task) -> Outcome:
+        outcome = super().ask(task)
+        if not task.key.startswith("bee"):
+            return outcome
+        return outcome.model_copy(
+            update={"status": "failed", "error": "1 picture came where 2 were", "times": None}
+        )
+
+
+class RefusingSide(ServedSide):
+    """Its first submission, which is to warm it up, fails."""
+
+    def warm(self, task: Task) -> None:
+        raise HostedError(f"the side could not paint its warm-up of {task.key}: out of memory")
 
 
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[RunFolder, list[Any]]:
@@ -104,6 +127,37 @@ def test_power_is_measured_while_tasks_are_under_way_and_gives_the_cost(
     assert described.cost.usd_total == pytest.approx(joules / 3.6e6 * 0.5, rel=1e-6)
     assert described.gpu == {"name": "NVIDIA H200", "driver_version": "580.1"}
     assert "GPU-1234" not in (folder.path / "local" / "side.json").read_text()
+
+
+def test_pictures_of_a_task_that_failed_have_no_share_of_the_power(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nvidia_smi: Path
+) -> None:
+    monkeypatch.setattr(local_side, "ServedSide", MiscountingSide)
+
+    folder, tasks = run(tmp_path, monkeypatch)
+
+    recorded = read_side(folder, "local", tasks)
+    assert recorded is not None
+    assert [len(outcome.pictures) for outcome in recorded.outcomes.values()] == [1, 1]
+    assert recorded.facts.energy is not None
+    assert recorded.facts.energy.pictures == 1
+    cost = describe_side(recorded, Prices(None, 0.5, None), is_recorded=False).cost
+    assert cost.joules_per_picture == pytest.approx(recorded.facts.energy.joules)
+
+
+def test_a_side_that_was_not_warmed_up_is_not_called_warm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_side, "ServedSide", RefusingSide)
+
+    folder, tasks = run(tmp_path, monkeypatch)
+
+    recorded = read_side(folder, "local", tasks)
+    assert recorded is not None
+    assert len(recorded.completed()) == 2
+    told = "\n".join(notes_of_side(recorded))
+    assert "a hosted service is warm, too" not in told
+    assert "was not painted (the side could not paint its warm-up of ant-0: out of" in told
 
 
 def test_where_nvidia_smi_tells_no_power_the_watts_that_were_given_stand_in(

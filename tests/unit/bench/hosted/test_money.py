@@ -135,16 +135,15 @@ def test_threads_together_never_take_more_than_the_limit() -> None:
     assert len(taken) == budget.pictures == 500
 
 
-def test_the_hosted_side_costs_its_price_and_what_never_came_is_in_the_sum() -> None:
+def test_the_hosted_side_costs_its_price_and_what_was_not_completed_is_in_the_sum() -> None:
     cost = hosted_cost(charged_pictures=36, received_pictures=34, price_usd=0.03)
 
     assert cost.usd_per_picture == pytest.approx(1.08 / 34)
     assert cost.usd_total == 1.08
     assert cost.mean_watts is None
     assert cost.how == (
-        "36 pictures count as paid, at the price of 0.03 USD each that was given. 2 of them never "
-        "came, since their tasks failed once taken or were lost, so a picture that came costs more "
-        "than that."
+        "36 pictures count as paid, at the price of 0.03 USD each that was given. 2 of them are "
+        "of tasks that were not completed, so a picture that counts costs more than that."
     )
 
 
@@ -156,8 +155,8 @@ def test_a_hosted_picture_costs_the_price_where_all_came_and_is_unknown_where_no
     assert all_came.how == "3 pictures count as paid, at the price of 0.03 USD each that was given."
     assert (none_came.usd_per_picture, none_came.usd_total) == (None, 0.03)
     assert none_came.how == (
-        "1 picture counts as paid, at the price of 0.03 USD each that was given. 1 of them never "
-        "came, since its task failed once taken or was lost."
+        "1 picture counts as paid, at the price of 0.03 USD each that was given. 1 of them is "
+        "of a task that was not completed."
     )
 
 

@@ -60,5 +60,15 @@ def test_inferences_that_cannot_be_are_counted(tmp_path: Path) -> None:
     assert "hosted reported an inference of 2 tasks that cannot be" in told
 
 
+def test_of_a_side_without_pictures_it_is_not_said_what_it_says_of_them(tmp_path: Path) -> None:
+    folder, tasks = RunFolder(tmp_path / "run"), tasks_of_suite(make_suite(tmp_path, ["ant"]))
+    folder.path.mkdir()
+    folder.write_side(facts())
+    recorded = read_side(folder, "hosted", tasks)
+    assert recorded is not None
+
+    assert list(notes_of_side(recorded)) == []
+
+
 def test_of_a_side_whose_answers_could_be_read_nothing_is_said(tmp_path: Path) -> None:
     assert notes(tmp_path, facts()) == ""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from depthflux.bench.hosted.folder import RunFolder
 from depthflux.bench.hosted.manifest import MOST_TOLD, verify, write_manifest
+from depthflux.bench.hosted.run_files import Intent
 from depthflux.errors import InvalidParameterError, OutputError
 
 
@@ -77,6 +79,31 @@ def test_a_file_that_cannot_be_read_is_told_with_what_to_do(recording: Path) -> 
         write_manifest(RunFolder(recording))
 
     assert (recording / "manifest.json").exists()
+
+
+def test_a_task_that_was_sent_and_is_gone_is_not_forgotten(recording: Path) -> None:
+    folder = RunFolder(recording)
+    for key in ("ant-0", "bee-0"):
+        folder.task("hosted", key).intend(Intent(task=key, fields={}, began_at=1.0))
+    shutil.rmtree(recording / "hosted/bee-0")
+    (recording / "manifest.json").unlink()
+
+    with pytest.raises(OutputError, match="the files of hosted/bee-0 are gone") as caught:
+        write_manifest(folder)
+
+    assert "put them back" in str(caught.value)
+    assert not (recording / "manifest.json").exists()
+
+
+def test_a_task_that_was_forgotten_since_it_costs_nothing_is_not_missed(recording: Path) -> None:
+    folder = RunFolder(recording)
+    task = folder.task("local", "ant-0")
+    task.intend(Intent(task="ant-0", fields={}, began_at=1.0))
+
+    task.forget()
+
+    write_manifest(folder)
+    assert len(verify(recording).files) == 4
 
 
 def test_a_size_that_is_not_the_file_s_is_told(recording: Path) -> None:

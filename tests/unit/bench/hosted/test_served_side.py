@@ -19,6 +19,7 @@ from depthflux.bench.hosted.errors import (
 )
 from depthflux.bench.hosted.exchange_log import ExchangeLog
 from depthflux.bench.hosted.on_its_way import Asking
+from depthflux.bench.hosted.replies import HostedPrediction
 from depthflux.bench.hosted.run_files import Intent
 from depthflux.bench.hosted.run_files import Submission as Noted
 from depthflux.bench.hosted.sides import ServedSide
@@ -196,6 +197,39 @@ def test_the_like_of_a_task_is_painted_with_another_seed_and_leaves_nothing(case
     assert case.service.downloads == []
     assert case.taken.state == "new"
     assert not case.taken.path.exists()
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (prediction("failed", error="out of memory", code=1403), "failed: out of memory"),
+        (prediction("timeout"), "timeout"),
+        (prediction("processing"), "processing after 0 s"),
+    ],
+    ids=["failed", "timed out", "not ended in time"],
+)
+def test_a_side_is_only_warm_once_the_like_of_a_task_was_painted(
+    answer: HostedPrediction, reason: str, tmp_path: Path
+) -> None:
+    case = Case(tmp_path, longest_s=0.0)
+    case.service.submits = answer
+    case.side.prepare([case.task])
+
+    with pytest.raises(HostedError, match="the side could not paint its warm-up: ") as caught:
+        case.side.warm(case.task)
+
+    assert str(caught.value).endswith(reason)
+    assert caught.value.code == answer.code
+
+
+def test_a_side_that_refused_the_control_image_is_not_warm(case: Case) -> None:
+    case.service.uploads = [HostedError("413: too large", status=413)]
+    case.side.prepare([case.task])
+
+    with pytest.raises(HostedError, match="its control image was refused: 413: too large"):
+        case.side.warm(case.task)
+
+    assert case.service.sent == []
 
 
 def test_what_an_earlier_run_knew_of_a_side_is_kept(case: Case) -> None:

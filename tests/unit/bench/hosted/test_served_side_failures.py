@@ -196,6 +196,16 @@ def test_a_task_whose_state_cannot_be_asked_stays_sent(error: Exception, case: C
     assert (case.taken.path / "exchanges.json").exists()
 
 
+def test_a_later_run_that_cannot_read_a_task_s_state_goes_on_with_the_others(case: Case) -> None:
+    case.service.polls = [UnreadableAnswerError("no JSON", status=200)] * 2
+    with pytest.raises(UnreadableAnswerError, match="no JSON"):
+        case.ask()
+
+    outcome = case.side.follow(case.task)
+
+    assert (outcome.status, outcome.error, outcome.may_come) == ("failed", "no JSON", True)
+
+
 @pytest.mark.parametrize(
     ("answer", "message", "code"),
     [
@@ -240,10 +250,14 @@ def test_a_status_that_nobody_knows_to_the_last_loses_no_picture(tmp_path: Path)
 
     with pytest.raises(HostedError, match="its status is 'succeeded', which is not known") as told:
         case.ask()
+    state = case.taken.state
+    later = case.side.follow(case.task)
 
     case.side.close()
     assert ID in str(told.value)
-    assert case.taken.state == "submitted"
+    assert state == "submitted"
+    assert (later.status, later.may_come) == ("failed", True)
+    assert "not completed within 5 s: its status is 'succeeded'" in later.error
 
 
 def test_a_task_that_never_ends_has_failed(tmp_path: Path) -> None:

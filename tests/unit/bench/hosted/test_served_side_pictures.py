@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from run_fixtures import picture
@@ -12,10 +12,13 @@ from served_fixtures import DONE, ID, Case, prediction
 
 from depthflux.bench.hosted.downloads import judge_picture
 from depthflux.bench.hosted.errors import HostedError, SubmissionLostError, UnusableOutputError
+from depthflux.bench.hosted.fetching import Pictures
 from depthflux.bench.hosted.folder import RunFolder
 from depthflux.bench.hosted.run_files import Intent
 from depthflux.bench.hosted.run_files import Submission as Noted
+from depthflux.files import sha256_of_file
 from depthflux.images import IsolatedDecoder
+from depthflux.images.isolated import NoDecoderError
 
 CUT_SHORT = picture(kind="JPEG", size=(512, 640))[:-3000]
 TWO = ("https://cdn/0.jpg", "https://cdn/1.jpg")
@@ -144,6 +147,87 @@ def test_what_came_before_the_side_fell_silent_is_kept(two: Case) -> None:
 
     assert two.taken.state == "submitted"
     assert (two.taken.path / "0.jpg").exists()
+
+
+def test_what_came_is_kept_where_the_side_falls_silent_at_the_second_asking(two: Case) -> None:
+    two.service.polls = [prediction("completed", outputs=TWO)]
+    two.service.downloads = [picture(kind="JPEG"), CUT_SHORT, HostedError("503", status=503)]
+
+    with pytest.raises(HostedError, match="503"):
+        two.ask()
+
+    assert two.taken.state == "submitted"
+    assert (two.taken.path / "0.jpg").exists()
+    assert (two.taken.path / "1.refused").read_bytes() == CUT_SHORT
+
+
+def test_what_an_earlier_end_tells_of_is_left_as_it_is_until_there_is_another(two: Case) -> None:
+    two.service.polls = [prediction("completed", outputs=TWO[:1])]
+    two.service.downloads = [picture(10, kind="JPEG"), picture(20, kind="JPEG")]
+    first = two.ask()
+    two.taken.end(first)
+    two.service.polls = [prediction("completed", outputs=TWO)]
+    two.service.downloads.append(HostedError("503", status=503))
+
+    with pytest.raises(HostedError, match="503"):
+        two.side.follow(two.task)
+
+    assert sha256_of_file(two.taken.path / "0.jpg") == first.pictures[0].sha256
+
+
+class NoDecoder(IsolatedDecoder):
+    """As on a machine whose processes are used up."""
+
+    def decode(self, *_: object, **__: object) -> NoReturn:
+        raise NoDecoderError("no process starts")
+
+
+def test_what_nobody_can_decode_just_now_is_kept_as_what_its_begin_says(tmp_path: Path) -> None:
+    case = Case(tmp_path)
+    pictures = Pictures(
+        case.service,  # type: ignore[arg-type]
+        NoDecoder(),
+        clock=case.service.clock,
+        sleep=lambda _: None,
+    )
+
+    with pytest.raises(NoDecoderError, match="no process starts"):
+        pictures.fetch(DONE, case.taken)
+
+    case.side.close()
+    assert (case.taken.path / "0.jpg").read_bytes() == picture(kind="JPEG")
+
+
+def test_a_later_end_that_is_worse_keeps_the_pictures_of_an_earlier_one(two: Case) -> None:
+    silent = HostedError("no such prediction", status=404)
+    two.service.polls = [prediction("completed", outputs=TWO[:1]), silent]
+    first = two.ask()
+    two.taken.end(first)
+
+    second = two.side.follow(two.task)
+
+    assert len(first.pictures) == 1
+    assert (second.status, second.code, second.pictures) == ("failed", 404, first.pictures)
+
+
+def test_of_a_picture_that_came_twice_the_later_file_is_told(two: Case) -> None:
+    bad = UnusableOutputError("404", status=404)
+    two.service.polls = [prediction("completed", outputs=(*TWO, "https://cdn/2.jpg"))] * 2
+    two.service.downloads = [
+        *(picture(level, kind="JPEG") for level in (10, 20, 30)), bad, picture(40, kind="JPEG"), bad
+    ]  # fmt: skip
+    first = two.ask()
+    two.taken.end(first)
+
+    second = two.side.follow(two.task)
+
+    names = [Path(kept.file).name for kept in second.pictures]
+    sums = [kept.sha256 for kept in second.pictures]
+    assert (first.status, second.status, names) == ("failed", "failed", ["0.jpg", "1.jpg", "2.jpg"])
+    assert [mine == theirs.sha256 for mine, theirs in zip(sums, first.pictures, strict=True)] == [
+        True, False, True
+    ]  # fmt: skip
+    assert sums == [sha256_of_file(two.taken.path / name) for name in names]
 
 
 @pytest.mark.parametrize(

@@ -190,7 +190,7 @@ def test_tables_of_a_run_in_which_all_failed_say_so() -> None:
     sides = titled(made, "Suite")
     assert cells(sides, "total, p50, s") == ("- (1)", "- (1)")
     assert "(1) no task was completed." in sides.lines
-    failures = titled(made, "Tasks without pictures")
+    failures = titled(made, "Tasks not completed")
     assert len(failures.rows) == 20
     assert failures.lines == ["And 4 more, in report.json."]
     assert "Speed" not in [table.title for table in made]
