@@ -31,10 +31,9 @@ from depthflux.errors import SettingsError, first_line, show, unknown_name_probl
 ENVIRONMENT_PREFIX = "DEPTHFLUX_"
 #: Variables that begin so are settings of the server (depthflux.server.settings).
 SERVER_PREFIX = "DEPTHFLUX_SERVER_"
-#: Variables that begin so are read by the nodes for ComfyUI (depthflux.comfyui).
-COMFYUI_PREFIX = "DEPTHFLUX_COMFYUI_"
-#: Variables with the engine's prefix that are no settings of the engine.
-OTHER_VARIABLES = frozenset({"PROFILE", "API_KEYS"})
+#: Variables with the engine's prefix that are no settings of the engine; the last two are read by
+#: the nodes for ComfyUI (depthflux.comfyui).
+OTHER_VARIABLES = frozenset({"PROFILE", "API_KEYS", "COMFYUI_ADDRESS", "COMFYUI_API_KEY"})
 
 Dtype = Literal["float32", "bfloat16"]
 #: Whose law decides where diffusers and the definition of a control LoRA differ.
@@ -383,7 +382,7 @@ def _read_environment(environment: Mapping[str, str]) -> dict[str, Any]:
         for variable, name in names.items()
         if name != variable
         and name not in OTHER_VARIABLES
-        and not variable.startswith((SERVER_PREFIX, COMFYUI_PREFIX))
+        and not variable.startswith(SERVER_PREFIX)
     }
 
 

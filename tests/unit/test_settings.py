@@ -28,6 +28,20 @@ def test_layers_win_in_order_and_sources_are_remembered() -> None:
     assert resolved.sources["max_image_bytes"] == "default"
 
 
+def test_the_nodes_variables_are_no_settings_though_one_setting_begins_like_them() -> None:
+    resolved = resolve_settings(
+        "demo",
+        environment={
+            "DEPTHFLUX_COMFYUI_ADDRESS": "http://127.0.0.1:9000",
+            "DEPTHFLUX_COMFYUI_API_KEY": "key",
+            "DEPTHFLUX_COMFYUI_DIR": "/comfyui",
+        },
+    )
+
+    assert resolved.values.comfyui_dir == Path("/comfyui")
+    assert resolved.sources["comfyui_dir"] == "environment DEPTHFLUX_COMFYUI_DIR"
+
+
 @pytest.mark.parametrize("name", profile_names())
 def test_every_shipped_profile_resolves_and_says_why(name: str) -> None:
     resolved = resolve_settings(name)

@@ -258,7 +258,9 @@ def test_without_an_estimator_the_error_is_the_one_of_painting(
 def test_a_broken_estimator_is_no_map(
     engine_8x: depthflux.Engine, room: Image.Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # No test has asked for this one before: the shared engine keeps depth maps.
     changed = room.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    changed.putpixel((0, 0), (1, 2, 3))
 
     def spoil(_module: object, _inputs: object, output: Any) -> None:
         output.predicted_depth.fill_(float("nan"))

@@ -95,6 +95,6 @@ class KeyRefusedError(SettingsError):
         status: 401 or 403.
     """
 
-    def __init__(self, message: str, *, fix: str = "", status: int) -> None:
+    def __init__(self, message: str, *, fix: str = "", status: int = 401) -> None:
         super().__init__(message, fix=fix)
         self.status = status
