@@ -174,8 +174,8 @@ def test_a_request_over_http_cannot_name_a_pickle(path: str, server: StandInServ
     assert "loras" in response.json()["message"]
 
 
-#: torchvision's AlexNet, which LPIPS needs, is published as a pickle alone. torch reads it for tensors
-#: only, where a person has put it, and what holds more is refused: see test_closeness.py,
+#: torchvision's AlexNet, which LPIPS needs, is published as a pickle alone. torch reads it for
+#: tensors only, where a person has put it, and what holds more is refused: see test_closeness.py,
 #: test_a_damaged_or_foreign_file_of_weights_is_refused.
 ALEXNET = "bench/quality/closeness.py"
 
