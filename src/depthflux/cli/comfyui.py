@@ -35,7 +35,11 @@ def comfyui() -> None:
     metavar="COMFYUI",
     help="ComfyUI's folder, or its base directory: the one that has custom_nodes in it.",
 )
-@click.option("--force", is_flag=True, help="Replace what else is called depthflux there, or lies in that folder.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Replace what else is called depthflux there, or lies in that folder.",
+)
 @json_option
 @verbose_option
 def install(path: Path, force: bool, as_json: bool) -> None:
