@@ -280,7 +280,7 @@ def _load_model(folder: Path, dtype: torch.dtype | None) -> Any:
     _refuse_missing(folder)
     file = folder / WEIGHTS_FILE
     try:
-        with _quiet():
+        with quiet_transformers():
             # Mismatches are asked for as a list: left to itself, transformers prints a report,
             # draws random weights for what is missing and goes on.
             model, report = DepthAnythingForDepthEstimation.from_pretrained(
@@ -326,7 +326,7 @@ def _load_processor(folder: Path) -> Any:
     from transformers.models.dpt.image_processing_pil_dpt import DPTImageProcessorPil
 
     try:
-        with _quiet():
+        with quiet_transformers():
             return DPTImageProcessorPil.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, TypeError) as error:
         raise WeightsCorruptError(
@@ -337,8 +337,8 @@ def _load_processor(folder: Path) -> Any:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers' reports and progress bars off stderr; ours says what went wrong."""
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers' reports and progress bars off stderr; our errors say what went wrong."""
     from transformers.utils import logging
 
     verbosity, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

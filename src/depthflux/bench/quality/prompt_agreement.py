@@ -10,8 +10,7 @@ Knows nothing of sides.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 from depthflux.bench.quality.figures import Found
 from depthflux.configurations import refuse_code
+from depthflux.depth.depth_anything import quiet_transformers
 from depthflux.errors import (
     NonFiniteError,
     WeightsCorruptError,
@@ -251,7 +251,7 @@ def _load_model(folder: Path) -> Any:
 
     config = _load_config(folder)
     try:
-        with _quiet():
+        with quiet_transformers():
             # Asked for as a list: left to itself, transformers draws random weights for what is
             # missing and goes on.
             model, report = CLIPModel.from_pretrained(
@@ -289,7 +289,7 @@ def _load_config(folder: Path) -> Any:
             raise WeightsCorruptError(
                 f"{file} describes a model of type {show(kind)}; only clip can be used.", fix=FIX
             )
-        with _quiet():
+        with quiet_transformers():
             return CLIPConfig.from_pretrained(folder, local_files_only=True)
     except WeightsCorruptError:
         raise
@@ -321,7 +321,7 @@ def _load_processors(folder: Path) -> tuple[Any, Any]:
     from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
     try:
-        with _quiet():
+        with quiet_transformers():
             return (
                 CLIPImageProcessorPil.from_pretrained(folder, local_files_only=True),
                 CLIPTokenizer.from_pretrained(folder, local_files_only=True),
@@ -333,19 +333,3 @@ def _load_processors(folder: Path) -> tuple[Any, Any]:
             f"{first_line(error)}.",
             fix=FIX,
         ) from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers' reports and progress bars off stderr; ours says what went wrong."""
-    from transformers.utils import logging
-
-    verbosity, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity(logging.CRITICAL)
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if had_bars:
-            logging.enable_progress_bar()
